@@ -1,0 +1,196 @@
+//! JSON as CPython 3.11's `json` module reads and writes it: the same documents accepted, the same values, and for
+//! a refused document the same message at the same character.
+//!
+//! It knows no schema, and it is not RFC 8259: UTF-16 and UTF-32, `NaN`, infinities and lone surrogates are read.
+//! What cannot be written again (those last three) is found out when it is written, as there.
+//!
+//! Invariant: no [`Value`] is nested deeper than [`DEPTH_MAX`], so walking, writing or dropping one by recursion is
+//! safe on any stack; time and memory are linear in the document's length.
+mod encoding;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+pub use write::{Unwritable, write_text};
+
+/// Deepest nesting of arrays and objects that is read. CPython 3.11 gives up where its recursion limit of 1000 ends,
+/// less the frames of the web stack below it; 500 levels are known to pass there and 1000 to fail.
+pub const DEPTH_MAX: usize = 990;
+
+/// Most digits of an integer: CPython's default limit, which keeps its quadratic conversion short.
+pub const INTEGER_DIGITS_MAX: usize = 4300;
+
+/// Up to this many members, an object's keys are compared with each other rather than hashed: cheaper, and the most
+/// work it can cause is a fixed factor.
+const MEMBERS_COMPARED_MAX: usize = 16;
+
+/// A JSON value, borrowed from its document where no escape had to be resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value<'a> {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number.
+    Number(Number<'a>),
+    /// A string.
+    Text(Text<'a>),
+    /// An array.
+    Array(Vec<Value<'a>>),
+    /// An object.
+    Object(Object<'a>),
+}
+
+/// A number: integers are exact at any length, everything else is a double, as in Python.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Number<'a> {
+    /// The integer's text as Python prints it.
+    Integer(Cow<'a, str>),
+    /// A double, which may be infinite or not a number.
+    Float(f64),
+}
+
+/// A string of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Text<'a> {
+    /// Text that can be written as UTF-8.
+    Unicode(Cow<'a, str>),
+    /// Text with a lone surrogate in it. It can only be ignored or refused, so its content is not kept.
+    Surrogates,
+}
+
+/// An object's members: a key that came twice stands where it first stood, with the value it had last.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Object<'a> {
+    members: Vec<(Text<'a>, Value<'a>)>,
+}
+
+/// Why a document could not be read. The fault is its sender's in every case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// It is not JSON.
+    Syntax {
+        /// CPython's own words.
+        message: &'static str,
+        /// Where, in characters from the document's start (after a byte order mark).
+        position: usize,
+    },
+    /// Its bytes are not text in the encoding that its first bytes tell.
+    Encoding,
+    /// Arrays and objects are nested deeper than [`DEPTH_MAX`].
+    TooDeep,
+    /// An integer has more than [`INTEGER_DIGITS_MAX`] digits.
+    IntegerTooLong,
+}
+
+/// Reads one document, as `json.loads(bytes)` does.
+pub fn read(document: &[u8]) -> Result<Value<'_>, Error> {
+    match encoding::decode(document)? {
+        encoding::Decoded::InPlace(characters) => scan::document(characters),
+        encoding::Decoded::Converted(bytes) => {
+            scan::document(encoding::Characters::of(&bytes)).map(Value::into_owned)
+        }
+    }
+}
+
+impl Value<'_> {
+    /// The same value, independent of its document.
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Bool(truth) => Value::Bool(truth),
+            Value::Number(Number::Float(double)) => Value::Number(Number::Float(double)),
+            Value::Number(Number::Integer(digits)) => {
+                Value::Number(Number::Integer(Cow::Owned(digits.into_owned())))
+            }
+            Value::Text(text) => Value::Text(text.into_owned()),
+            Value::Array(items) => Value::Array(items.into_iter().map(Value::into_owned).collect()),
+            Value::Object(object) => Value::Object(Object {
+                members: object.members.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())).collect(),
+            }),
+        }
+    }
+}
+
+impl Text<'_> {
+    fn into_owned(self) -> Text<'static> {
+        match self {
+            Text::Unicode(text) => Text::Unicode(Cow::Owned(text.into_owned())),
+            Text::Surrogates => Text::Surrogates,
+        }
+    }
+}
+
+impl<'a> Object<'a> {
+    /// The object that a document's members make, in the order in which they came.
+    fn of(members: Vec<(Text<'a>, Value<'a>)>) -> Self {
+        if members.len() <= MEMBERS_COMPARED_MAX {
+            let repeats = members.iter().enumerate().any(|(at, (key, _))| members[..at].iter().any(|(k, _)| k == key));
+            if !repeats {
+                return Self { members };
+            }
+        }
+        let mut kept: Vec<(Text<'a>, Value<'a>)> = Vec::with_capacity(members.len());
+        let places = places(&members);
+        for ((key, value), place) in members.into_iter().zip(places) {
+            match kept.get_mut(place) {
+                Some(earlier) => earlier.1 = value,
+                None => kept.push((key, value)),
+            }
+        }
+        Self { members: kept }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, name: &str) -> Option<&Value<'a>> {
+        self.members.iter().find(|(key, _)| matches!(key, Text::Unicode(key) if key == name)).map(|(_, value)| value)
+    }
+
+    /// Takes a key and its value out.
+    pub fn take(&mut self, name: &str) -> Option<Value<'a>> {
+        let place = self.members.iter().position(|(key, _)| matches!(key, Text::Unicode(key) if key == name))?;
+        Some(self.members.remove(place).1)
+    }
+
+    /// Keys and values, in order.
+    pub fn members(&self) -> &[(Text<'a>, Value<'a>)] {
+        &self.members
+    }
+}
+
+/// For each member, where it stands once keys that come twice are one.
+fn places(members: &[(Text<'_>, Value<'_>)]) -> Vec<usize> {
+    // std's hasher is seeded at random, so keys cannot be chosen to collide.
+    let mut first: HashMap<&str, usize> = HashMap::with_capacity(members.len());
+    let mut distinct = 0;
+    let mut places = Vec::with_capacity(members.len());
+    for (key, _) in members {
+        let place = match key {
+            Text::Unicode(key) => *first.entry(key).or_insert(distinct),
+            // Whether two of these are equal does not matter: their object cannot be written either way.
+            Text::Surrogates => distinct,
+        };
+        distinct += usize::from(place == distinct);
+        places.push(place);
+    }
+    places
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax { message, position } => write!(f, "{message} (char {position})"),
+            Self::Encoding => f.write_str("not text in the encoding its first bytes tell"),
+            Self::TooDeep => write!(f, "nested deeper than {DEPTH_MAX} levels"),
+            Self::IntegerTooLong => write!(f, "an integer has more than {INTEGER_DIGITS_MAX} digits"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

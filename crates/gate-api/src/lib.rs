@@ -1,0 +1,19 @@
+//! What crosses the wire: routes, requests, validation, refusals in each dialect, stream frames, OpenAPI.
+//!
+//! It does no I/O and knows no clock, process or socket: bytes in, values out. Both the worker and the monitor
+//! speak through it.
+//!
+//! Invariant: whatever this crate accepts means to the backend what it meant to the gate's policy.
+#![forbid(unsafe_code)]
+
+pub mod article;
+pub mod docs;
+pub mod json;
+pub mod native;
+pub mod ndjson;
+pub mod openapi;
+pub mod rejection;
+pub mod route;
+
+pub use rejection::{Answer, Dialect, Fault, Rejection, Terms};
+pub use route::{Route, route};

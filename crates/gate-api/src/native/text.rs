@@ -1,0 +1,159 @@
+//! Strings as Go's standard library reads and shows them: JSON strings, folded keys, quoted text, base64.
+//!
+//! Invariant: two keys are equal here exactly when Go's JSON takes them for the same field.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Characters of a client's text that an error repeats: enough to recognise it, so that an answer stays small.
+const SHOWN_MAX: usize = 200;
+
+/// Bytes up to the first that means something in a JSON string: a quote, a backslash or a control character.
+pub(super) fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH_BITS: u64 = ONES << 7;
+    let mut at = 0;
+    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        // The lowest marked byte is right; the ones above it may be marked by its borrow, which costs a slow step only.
+        let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH_BITS;
+        let marked = below(word, 0x20) | below(word ^ (ONES * 0x22), 1) | below(word ^ (ONES * 0x5c), 1);
+        if marked != 0 {
+            return at + (marked.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    at + bytes[at..].iter().take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count()
+}
+
+/// What the JSON string `raw` means, its quotes included in `raw`.
+pub(super) fn string(raw: &str) -> Cow<'_, str> {
+    let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
+    unescaped(inner.unwrap_or(""))
+}
+
+/// What a JSON string means; `inner` stands between its quotes. A surrogate without its other half becomes U+FFFD.
+pub(super) fn unescaped(inner: &str) -> Cow<'_, str> {
+    let Some(first) = inner.find('\\') else { return Cow::Borrowed(inner) };
+    let mut out = String::with_capacity(inner.len());
+    out.push_str(&inner[..first]);
+    let mut rest = &inner[first..];
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let Some(code) = rest.chars().next() else { break };
+        rest = &rest[code.len_utf8()..];
+        out.push(match code {
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'u' => unicode_escape(&mut rest),
+            other => other,
+        });
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// The character of `\u` at the start of `rest`, which is moved past it, and past the second half of a pair.
+fn unicode_escape(rest: &mut &str) -> char {
+    let unit = |text: &str| text.get(..4).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    let Some(high) = unit(rest) else { return char::REPLACEMENT_CHARACTER };
+    *rest = &rest[4..];
+    let low = rest.strip_prefix("\\u").and_then(unit).filter(|low| (0xdc00..0xe000).contains(low));
+    if let (0xd800..0xdc00, Some(low)) = (high, low) {
+        *rest = &rest[6..];
+        let pair = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+        return char::from_u32(pair).unwrap_or(char::REPLACEMENT_CHARACTER);
+    }
+    char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// Whether Go's JSON takes `key` for the field `name`, which is lower-case ASCII. Two letters outside ASCII fold to one
+/// inside: the long s and the Kelvin sign.
+pub(super) fn is_same_field(key: &str, name: &str) -> bool {
+    let folded = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    key == name || key.chars().map(folded).eq(name.chars())
+}
+
+/// `text` in double quotes, as Go's `%q`; at most [`SHOWN_MAX`] characters of it.
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for letter in shortened(text).chars() {
+        match letter {
+            '"' | '\\' => out.extend(['\\', letter]),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\r' => out.push_str("\\r"),
+            ' '..='~' => out.push(letter),
+            _ => push_unusual(&mut out, letter),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn push_unusual(out: &mut String, letter: char) {
+    let code = u32::from(letter);
+    // Behind another letter, so that a combining mark counts as printable.
+    let is_printable = !format!("a{letter}").escape_debug().any(|shown| shown == '\\');
+    let written = match code {
+        _ if is_printable => write!(out, "{letter}"),
+        0..0x80 => write!(out, "\\x{code:02x}"),
+        0x80..0x1_0000 => write!(out, "\\u{code:04x}"),
+        _ => write!(out, "\\U{code:08x}"),
+    };
+    debug_assert!(written.is_ok(), "a String takes all that is written");
+}
+
+/// `text`, or its first [`SHOWN_MAX`] characters and an ellipsis.
+pub(super) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// The first byte at which `text` is not standard base64 with padding, as Go counts it. Newlines are skipped.
+pub(super) fn base64_fault(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let skip = |mut at: usize| {
+        while let Some(b'\r' | b'\n') = bytes.get(at) {
+            at += 1;
+        }
+        at
+    };
+    let mut in_group = 0;
+    let mut at = 0;
+    loop {
+        at = skip(at);
+        match bytes.get(at) {
+            None if in_group == 0 => return None,
+            None => return Some(at - in_group),
+            Some(b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/') => in_group = (in_group + 1) % 4,
+            Some(b'=') if in_group >= 2 => break,
+            Some(_) => return Some(at),
+        }
+        at += 1;
+    }
+    if in_group == 2 {
+        let second = skip(at + 1);
+        match bytes.get(second) {
+            None => return Some(bytes.len()),
+            Some(b'=') => at = second,
+            Some(_) => return Some(second),
+        }
+    }
+    let end = skip(at + 1);
+    (end < bytes.len()).then_some(end)
+}

@@ -1,0 +1,129 @@
+//! Streams of JSON lines on their way through: whole lines only, unchanged.
+//!
+//! [`Lines`] takes a backend's chunks and gives back the whole lines in them, without a copy where a chunk ends with its
+//! line. It does not read the lines, apart from a look at the last one when the stream ends.
+//!
+//! Invariant: what was given back, joined, is what came in up to a line's end, however it was cut into chunks.
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest line, its newline not counted: what a stream may make the gate hold. A line is a token and some
+/// metadata, the last one also the tokens of the context: at 7 bytes each this is room for 149,000 of them.
+pub const LINE_MAX: usize = 1 << 20;
+
+/// Chunks in, whole lines out.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// The beginning of a line whose end has not come, at most [`LINE_MAX`] bytes.
+    unfinished: BytesMut,
+    /// The last whole line that is not blank.
+    last: Bytes,
+}
+
+/// A line is over [`LINE_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineTooLong;
+
+impl fmt::Display for LineTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a line of the stream is over {LINE_MAX} bytes")
+    }
+}
+
+impl std::error::Error for LineTooLong {}
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The last line says `"done":true`.
+    Complete,
+    /// The last line is an error, so the client was told.
+    ErrorTold,
+    /// The stream just stopped.
+    Cut {
+        /// Bytes of an unfinished line, which were dropped.
+        fragment: usize,
+    },
+}
+
+impl Lines {
+    /// The whole lines that `chunk` completes, newlines included; empty if it completes none.
+    ///
+    /// # Errors
+    /// [`LineTooLong`]; the lines of this chunk are lost, so the stream must end there.
+    pub fn push(&mut self, mut chunk: Bytes) -> Result<Bytes, LineTooLong> {
+        let Some(end) = chunk.iter().rposition(|&byte| byte == b'\n') else {
+            self.hold(&chunk)?;
+            return Ok(Bytes::new());
+        };
+        let whole = chunk.split_to(end + 1);
+        let whole = if self.unfinished.is_empty() {
+            whole
+        } else {
+            self.unfinished.extend_from_slice(&whole);
+            self.unfinished.split().freeze()
+        };
+        self.look_at(&whole)?;
+        self.hold(&chunk)?;
+        Ok(whole)
+    }
+
+    /// How the stream ended, now that nothing more comes.
+    pub fn finish(self) -> End {
+        let cut = End::Cut { fragment: self.unfinished.len() };
+        match serde_json::from_slice::<Tail<'_>>(&self.last) {
+            Ok(Tail { error: Some(_), .. }) => End::ErrorTold,
+            Ok(Tail { done: Some(done), .. }) if done.get() == "true" => End::Complete,
+            _ => cut,
+        }
+    }
+
+    fn hold(&mut self, rest: &[u8]) -> Result<(), LineTooLong> {
+        if self.unfinished.len() + rest.len() > LINE_MAX {
+            return Err(LineTooLong);
+        }
+        self.unfinished.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// Remembers the last of some whole lines, and holds each to the cap.
+    fn look_at(&mut self, whole: &Bytes) -> Result<(), LineTooLong> {
+        for line in whole.split(|&byte| byte == b'\n') {
+            if line.len() > LINE_MAX {
+                return Err(LineTooLong);
+            }
+            if !line.trim_ascii().is_empty() {
+                self.last = whole.slice_ref(line);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The two keys that say how a stream ended.
+#[derive(Deserialize)]
+struct Tail<'a> {
+    #[serde(borrow)]
+    done: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+/// The line that tells a client of a failure in the middle of its stream: `{"error":"text"}`.
+pub fn error_line(text: &str) -> Bytes {
+    let mut line = format!("{{\"error\":{}}}\n", serde_json::Value::from(text));
+    // JSON allows these as they are, yet some clients take them for the ends of lines.
+    for (raw, escaped) in [("\u{85}", "\\u0085"), ("\u{2028}", "\\u2028"), ("\u{2029}", "\\u2029")] {
+        if line.contains(raw) {
+            line = line.replace(raw, escaped);
+        }
+    }
+    Bytes::from(line)
+}

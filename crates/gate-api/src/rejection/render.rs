@@ -1,0 +1,71 @@
+//! Refusals as bytes, one rendering a dialect.
+//!
+//! Invariant: a status is never chosen here; JSON is compact with UTF-8 unescaped, as the article's stack writes it.
+
+use std::time::Duration;
+
+use super::{Answer, Dialect, Fault, LimitHeaders, Rejection, Terms};
+
+const JSON: &str = "application/json";
+const JSON_UTF8: &str = "application/json; charset=utf-8";
+const TEXT_UTF8: &str = "text/plain; charset=utf-8";
+const TEXT: &str = "text/plain";
+
+/// The status of refusals whose Retry-After [`LimitHeaders`] governs.
+const TOO_MANY: u16 = 429;
+
+impl Rejection {
+    /// The answer in `dialect`, with [`LimitHeaders::Off`].
+    pub fn answer(&self, dialect: Dialect) -> Answer {
+        self.answer_with(dialect, LimitHeaders::Off)
+    }
+
+    /// The answer in `dialect`. Only a 429 of the article's depends on `headers`.
+    pub fn answer_with(&self, dialect: Dialect, headers: LimitHeaders) -> Answer {
+        let terms = self.terms();
+        let (content_type, body) = match (self, dialect) {
+            (Self::Redirect { .. }, _) => (None, Vec::new()),
+            (Self::Invalid { detail }, Dialect::Article) => (Some(JSON), format!(r#"{{"detail":{detail}}}"#).into_bytes()),
+            (_, Dialect::Article) => (Some(JSON), object(article_key(&terms), &terms.public)),
+            // Ollama's router answers this one itself, as text.
+            (Self::MethodNotAllowed { .. }, Dialect::Ollama) => (Some(TEXT), b"405 method not allowed".to_vec()),
+            (_, Dialect::Ollama) => (Some(JSON_UTF8), object("error", &terms.public)),
+            (_, Dialect::Gate) => (Some(TEXT_UTF8), terms.public.as_bytes().to_vec()),
+        };
+        let headers = fields(&terms, dialect, headers);
+        Answer { status: terms.status, content_type, headers, body, close: terms.close }
+    }
+}
+
+/// What FastAPI itself refuses is under `detail`; limits and failures, which the article's own code reports, are under
+/// `error`.
+fn article_key(terms: &Terms<'_>) -> &'static str {
+    if terms.fault == Fault::Client && terms.status != TOO_MANY { "detail" } else { "error" }
+}
+
+/// `{"key":"text"}`.
+fn object(key: &'static str, text: &str) -> Vec<u8> {
+    format!(r#"{{"{key}":{}}}"#, serde_json::Value::from(text)).into_bytes()
+}
+
+fn fields(terms: &Terms<'_>, dialect: Dialect, limits: LimitHeaders) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::new();
+    if let Some((name, value)) = &terms.header
+        // A value that would end its line is left out; the answer is still true without it.
+        && value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+    {
+        fields.push((*name, value.clone().into_owned()));
+    }
+    let untold = dialect == Dialect::Article && terms.status == TOO_MANY && limits == LimitHeaders::Off;
+    if let Some(retry) = terms.retry_after
+        && !untold
+    {
+        fields.push(("retry-after", whole_seconds(retry).to_string()));
+    }
+    fields
+}
+
+/// Rounded up, at least 1: a client that waits this long is not early, and 0 would mean "at once".
+fn whole_seconds(retry: Duration) -> u64 {
+    retry.as_secs().saturating_add(u64::from(retry.subsec_nanos() > 0)).max(1)
+}

@@ -1,0 +1,141 @@
+//! The table of refusals: one row a variant.
+//!
+//! It decides and does not render. Invariant: only this module knows which refusal has which status.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::{Breakage, Connection, Denial, Fault, Phase, Rejection, Terms};
+
+/// How long a client should wait for the successor of a draining process: reloads hand over well within it.
+const DRAIN_RETRY: Duration = Duration::from_secs(1);
+
+impl Rejection {
+    /// Status, texts, Retry-After, fault and connection of this refusal.
+    pub fn terms(&self) -> Terms<'_> {
+        use Fault::{Backend, Client, Gate};
+        match self {
+            Self::Invalid { .. } => row(422, Client, "the body does not fit the schema"),
+            Self::Unreadable => row(400, Client, "There was an error parsing the body"),
+            Self::MalformedHead { reason } => {
+                row(400, Client, format!("Invalid HTTP request received: {reason}")).closing()
+            }
+            Self::HeadTimeout => row(408, Client, "the request head did not arrive in time").closing(),
+            Self::HeadTooLarge { limit } => {
+                row(431, Client, format!("the request head is over {limit} bytes")).closing()
+            }
+            Self::TooManyFields { limit } => {
+                row(431, Client, format!("the request has more than {limit} header fields")).closing()
+            }
+            Self::TargetTooLong { limit } => {
+                row(414, Client, format!("the request target is over {limit} bytes")).closing()
+            }
+            Self::BodyTooLarge { limit } => {
+                row(413, Client, format!("the request body is over {limit} bytes (--max-body)")).closing()
+            }
+            Self::BodyTimeout { after } => {
+                row(408, Client, format!("the request body stopped for {}", seconds(*after))).closing()
+            }
+            Self::UnsupportedEncoding => row(415, Client, "a request body with a Content-Encoding is not read here"),
+            Self::NotFound => row(404, Client, "Not Found"),
+            Self::MethodNotAllowed { allow } => row(405, Client, "Method Not Allowed").with("allow", *allow),
+            Self::Redirect { location } => {
+                row(307, Client, "").logged("slash missing or extra").with("location", location.as_str())
+            }
+            Self::Denied { what } => row(403, Client, denial(*what)),
+            Self::BadRequest { text } => row(400, Client, text.as_str()),
+            Self::ModelNotFound { model } => row(404, Client, format!("model '{model}' not found")),
+            Self::RateLimited { limit, retry } => {
+                row(429, Client, format!("Rate limit exceeded: {limit}")).after(*retry)
+            }
+            Self::Flooded { retry } => row(429, Client, "Too many requests").logged("flood guard").after(*retry),
+            Self::NoModel => row(503, Gate, "no model is available: pull one with `ollama pull`, or set --model"),
+            Self::BackendUnreachable { backend, cause } => {
+                row(502, Backend, "Ollama could not be reached").logged(format!("{backend}: {cause}"))
+            }
+            Self::BackendTimeout { phase, after } => {
+                row(504, Backend, format!("Ollama {} within {}", late(*phase), seconds(*after)))
+            }
+            Self::BackendBroken { what, cause } => {
+                row(502, Backend, broken(*what)).logged(format!("{}: {cause}", broken(*what)))
+            }
+            Self::BackendStatus { status, text, retry_after } => backend_status(*status, text, retry_after.as_deref()),
+            Self::Draining => row(503, Gate, "this server is being replaced, try again").after(DRAIN_RETRY).closing(),
+            Self::Internal => row(500, Gate, "Internal Server Error").logged("a bug in the gate"),
+        }
+    }
+}
+
+/// A row with one text for both readers, on a connection that stays.
+fn row<'a>(status: u16, fault: Fault, text: impl Into<Cow<'a, str>>) -> Terms<'a> {
+    let public = text.into();
+    let log = public.clone();
+    Terms { status, public, log, retry_after: None, header: None, fault, close: Connection::Keep }
+}
+
+impl<'a> Terms<'a> {
+    fn logged(mut self, log: impl Into<Cow<'a, str>>) -> Self {
+        self.log = log.into();
+        self
+    }
+
+    fn after(mut self, retry: Duration) -> Self {
+        self.retry_after = Some(retry);
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: &'a str) -> Self {
+        self.header = Some((name, Cow::Borrowed(value)));
+        self
+    }
+
+    fn closing(mut self) -> Self {
+        self.close = Connection::Close;
+        self
+    }
+}
+
+/// A missing model stays a 404; overload (429 or 503) is a 503; every other answer of the backend's is a 502.
+fn backend_status<'a>(status: u16, text: &'a str, retry_after: Option<&'a str>) -> Terms<'a> {
+    let told = match status {
+        404 => 404,
+        429 | 503 => 503,
+        _ => 502,
+    };
+    let public = if text.is_empty() { Cow::Owned(format!("Ollama answered {status}")) } else { Cow::Borrowed(text) };
+    let log = format!("backend answered {status}: {public}");
+    let terms = row(told, Fault::Backend, public).logged(log);
+    match retry_after {
+        Some(value) => terms.with("retry-after", value),
+        None => terms,
+    }
+}
+
+fn denial(what: Denial) -> &'static str {
+    match what {
+        Denial::Route => "this route is not open on this gate",
+        Denial::CloudModel => "cloud models are not open on this gate",
+        Denial::DebugRender => "_debug_render_only is not open on this gate",
+    }
+}
+
+fn late(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Connect => "did not accept a connection",
+        Phase::FirstByte => "did not begin to answer",
+        Phase::BetweenChunks => "sent nothing more",
+    }
+}
+
+fn broken(what: Breakage) -> &'static str {
+    match what {
+        Breakage::ClosedEarly => "Ollama closed the connection before its answer was complete",
+        Breakage::NotHttp => "Ollama's answer was not HTTP",
+        Breakage::NotJson => "Ollama's answer was not the JSON that was due",
+        Breakage::TooLarge => "Ollama's answer was too large",
+    }
+}
+
+fn seconds(span: Duration) -> String {
+    format!("{} s", span.as_secs_f64())
+}

@@ -1,0 +1,18 @@
+//! The exit codes, numbered as in BSD's `sysexits.h`, so that one code means one thing whatever path led to it.
+//!
+//! They do not say what happened in detail: the log does.
+
+/// The work is done.
+pub const EX_OK: u8 = 0;
+
+/// The command line cannot be parsed.
+pub const EX_USAGE: u8 = 64;
+
+/// An address cannot be bound.
+pub const EX_UNAVAILABLE: u8 = 69;
+
+/// A bug in the gate.
+pub const EX_SOFTWARE: u8 = 70;
+
+/// A bad value, flags included, or a first start whose workers cannot boot.
+pub const EX_CONFIG: u8 = 78;

@@ -1,0 +1,198 @@
+//! The table of keys: everything that can be configured, its names, its default and its help.
+//!
+//! The table has no meaning of its own: [`crate::Plan`] reads and bounds the values, the binary makes flags of the
+//! rows. The invariants, each tested: names are unique, a section's keys stand together, every default parses and is
+//! written as the plan would print it, and the plan has one field for each key, in the same order.
+
+/// What every environment variable of ours begins with.
+pub const ENV_PREFIX: &str = "OLLAMA_GATE_";
+
+/// One key of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Key {
+    /// The key in the file, in `snake_case`; flag and environment variable follow from it.
+    pub name: &'static str,
+    /// The short flag's letter.
+    pub short: Option<char>,
+    /// What the help calls the value; `None` for a switch.
+    pub metavar: Option<&'static str>,
+    /// The value's text where nothing else was typed.
+    pub default: &'static str,
+    /// The help.
+    pub doc: &'static str,
+    /// The heading it stands under.
+    pub section: &'static str,
+    /// What it takes to change it in a running gate.
+    pub change: Change,
+    /// How often it may be given.
+    pub repeats: Repeats,
+}
+
+/// What it takes to change a key in a running gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A reload (SIGHUP).
+    Reload,
+    /// A stop and a start; a reload keeps the old value and says so.
+    Start,
+}
+
+/// How often a key may be given in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeats {
+    /// Once; the last one counts.
+    Once,
+    /// As a list: a flag several times, an array in the file, or commas anywhere.
+    Many,
+}
+
+impl Key {
+    const fn new(name: &'static str, metavar: &'static str, default: &'static str, doc: &'static str) -> Self {
+        Self {
+            name,
+            short: None,
+            metavar: Some(metavar),
+            default,
+            doc,
+            section: "",
+            change: Change::Reload,
+            repeats: Repeats::Once,
+        }
+    }
+
+    const fn switch(name: &'static str, doc: &'static str) -> Self {
+        Self { metavar: None, ..Self::new(name, "", "false", doc) }
+    }
+
+    const fn short(self, letter: char) -> Self {
+        Self { short: Some(letter), ..self }
+    }
+
+    const fn start(self) -> Self {
+        Self { change: Change::Start, ..self }
+    }
+
+    const fn many(self) -> Self {
+        Self { repeats: Repeats::Many, ..self }
+    }
+
+    const fn under(self, section: &'static str) -> Self {
+        Self { section, ..self }
+    }
+
+    /// The long flag: `--graceful-timeout`.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+
+    /// The environment variable: `OLLAMA_GATE_GRACEFUL_TIMEOUT`.
+    pub fn env(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.name.to_ascii_uppercase())
+    }
+}
+
+/// The place of a key in [`KEYS`].
+pub(crate) fn row(name: &str) -> Option<usize> {
+    KEYS.iter().position(|key| key.name == name)
+}
+
+const PROCESSES: &str = "Processes";
+const LISTENERS: &str = "Listeners";
+const TIMEOUTS: &str = "Timeouts";
+const SIZES: &str = "Sizes";
+const CLIENTS: &str = "Clients and limits";
+const BACKEND: &str = "Backend";
+const LOGS: &str = "Logs";
+
+/// Every key, section by section.
+pub static KEYS: &[Key] = &[
+    Key::new("workers", "N", "1", "How many worker processes serve requests, or `auto`: as many as the machine has processors for us.")
+        .short('w')
+        .under(PROCESSES),
+    Key::new("timeout", "TIME", "30s", "A worker that shows no sign of life for this long is killed and replaced; 0 turns the check off. It does not bound requests.")
+        .short('t')
+        .under(PROCESSES),
+    Key::new("boot_timeout", "TIME", "30s", "How long a new worker may take until it is ready.").under(PROCESSES),
+    Key::new("graceful_timeout", "TIME", "30s", "How long a worker that is told to stop may go on answering the requests it has.").under(PROCESSES),
+    Key::new("pid", "FILE", "", "Where the master writes its process id; empty writes none.").short('p').start().under(PROCESSES),
+    Key::new("user", "USER", "", "The user, by name or number, that workers run as; empty keeps the one that started the gate.")
+        .short('u')
+        .start()
+        .under(PROCESSES),
+    Key::new("group", "GROUP", "", "The group, by name or number, that workers run as; empty keeps the one that started the gate.")
+        .short('g')
+        .start()
+        .under(PROCESSES),
+    Key::new("bind", "ADDRESS", "127.0.0.1:8000", "Where to listen: HOST:PORT (HOST is an IP address or `localhost`), :PORT for every IPv4 address, [IPV6]:PORT, unix:PATH, or fd://N for a socket that is already open.")
+        .short('b')
+        .many()
+        .under(LISTENERS),
+    Key::new("backlog", "N", "2048", "How many connections the kernel may hold for us before they are accepted; it caps this at net.core.somaxconn.").start().under(LISTENERS),
+    Key::switch("reuse_port", "Give every worker a listening socket of its own (SO_REUSEPORT) instead of one for all of them.").start().under(LISTENERS),
+    Key::new("worker_connections", "N", "1024", "How many connections one worker holds open at most.").under(LISTENERS),
+    Key::new("keep_alive", "TIME", "75s", "How long an idle client connection stays open for the next request.").under(TIMEOUTS),
+    Key::new("head_timeout", "TIME", "10s", "How long a client may take to send a request's head.").under(TIMEOUTS),
+    Key::new("body_timeout", "TIME", "30s", "How long a client may pause while it sends a request's body.").under(TIMEOUTS),
+    Key::new("write_timeout", "TIME", "60s", "How long a client may leave an answer unread before it is cut off.").under(TIMEOUTS),
+    Key::new("connect_timeout", "TIME", "5s", "How long connecting to the backend may take.").under(TIMEOUTS),
+    Key::new("first_byte_timeout", "TIME", "600s", "How long the backend may take to begin its answer: loading a large model takes minutes.").under(TIMEOUTS),
+    Key::new("chunk_timeout", "TIME", "120s", "How long the backend may pause inside an answer.").under(TIMEOUTS),
+    Key::new("max_body", "SIZE", "8MiB", "The largest request body; more is answered 413.").under(SIZES),
+    Key::new("max_head", "SIZE", "64KiB", "The largest request head; more is answered 431.").under(SIZES),
+    Key::new("max_fields", "N", "100", "How many header fields a request may have; more are answered 431.").under(SIZES),
+    Key::new("max_path", "SIZE", "60KiB", "The longest request path; more is answered 414. Never above max_head.").under(SIZES),
+    Key::new("max_answer", "SIZE", "64MiB", "The largest answer that is read whole from the backend; streams have no such bound.").under(SIZES),
+    Key::new("forwarded_allow_ips", "ADDRESS", "127.0.0.1,::1", "Proxies whose X-Forwarded-For is believed: IP addresses and CIDR blocks, or `*` for everyone, which lets clients choose their own address; empty believes none.")
+        .many()
+        .under(CLIENTS),
+    Key::new("limit", "RATE", "10/minute", "How often one client may call the routes under /ollama_generate/: `10/minute`, `100/hour;10/second`, `5 per 2 seconds`, or `none`.")
+        .many()
+        .under(CLIENTS),
+    Key::new("api_limit", "RATE", "60/minute", "How often one client may call the routes of Ollama's own API; written like limit.").many().under(CLIENTS),
+    Key::new("limit_strategy", "STRATEGY", "fixed-window", "How limits count: `fixed-window` lets exactly so many requests pass in a window that opens with a client's first; `gcra` spreads them evenly after a burst.").under(CLIENTS),
+    Key::switch("limit_headers", "Tell clients where they stand in X-RateLimit-* headers.").under(CLIENTS),
+    Key::new("limit_entries", "N", "131072", "How many clients can be counted at once for each window length in use; a power of two, 8 bytes of memory each.").start().under(CLIENTS),
+    Key::new("flood", "RATE", "none", "How often one client may send requests at all, valid or not: one rate, counted by gcra before the body is read, or `none`.").under(CLIENTS),
+    Key::new("upstream", "URL", "http://127.0.0.1:11434", "The Ollama server: http://HOST:PORT with an optional path in front of its routes. Without a scheme the port is 11434 unless given. Where it is not set, OLLAMA_HOST is read.").under(BACKEND),
+    Key::new("model", "NAME", "", "The model that answers the routes under /ollama_generate/; it must be set for them to work.").under(BACKEND),
+    Key::switch("demo", "Start a simulated Ollama beside the gate and use it as the backend.").start().under(BACKEND),
+    Key::new("access_log", "FILE", "off", "Where one line for each request goes: a file, `-` for standard output, or `off`.").under(LOGS),
+    Key::new("access_log_format", "FORMAT", "json", "How these lines are written: `json` or `combined`.").under(LOGS),
+    Key::new("log_level", "LEVEL", "info", "The least serious messages that are logged: `error`, `warn`, `info` or `debug`.").under(LOGS),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_flags_and_letters_are_unique() {
+        for (row, key) in KEYS.iter().enumerate() {
+            let later = &KEYS[row + 1..];
+            assert!(later.iter().all(|other| other.name != key.name), "{}", key.name);
+            assert!(key.short.is_none() || later.iter().all(|other| other.short != key.short), "{}", key.name);
+            assert!(key.short != Some('c') && key.short != Some('h') && key.short != Some('V'), "{}", key.name);
+            assert!(key.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", key.name);
+            assert!(!key.section.is_empty() && key.doc.ends_with('.'), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn sections_stand_together() {
+        let mut headings: Vec<&str> = KEYS.iter().map(|key| key.section).collect();
+        headings.dedup();
+        let mut unique = headings.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(headings.len(), unique.len(), "{headings:?}");
+    }
+
+    #[test]
+    fn names_follow_from_the_key() {
+        let key = &KEYS[row("graceful_timeout").unwrap()];
+        assert_eq!(key.flag(), "--graceful-timeout");
+        assert_eq!(key.env(), "OLLAMA_GATE_GRACEFUL_TIMEOUT");
+        assert_eq!(row("graceful-timeout"), None);
+    }
+}

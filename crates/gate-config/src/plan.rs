@@ -1,0 +1,271 @@
+//! What the settings mean: typed, bounded, complete.
+//!
+//! A plan says nothing about where its values came from and does nothing with them. The invariants: a plan cannot be
+//! changed once made, its values lie inside their bounds, and there is one field for each row of [`KEYS`].
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::complaint::{Complaint, Complaints};
+use crate::keys::{Change, KEYS};
+use crate::rate::Rate;
+use crate::settings::{Settings, Source};
+use crate::value::address::{Bind, binds, binds_text};
+use crate::value::choice::{AccessLogFormat, LogLevel, Strategy, choice, choice_text};
+use crate::value::number::{
+    self, plain, size, size_text, switch, time, time_or_off, time_or_off_text, time_text, whole,
+};
+use crate::value::proxies::{TrustedProxies, proxies, proxies_text};
+use crate::value::rates::{self, flood, flood_text, limits, limits_text};
+use crate::value::text::{AccessLog, access_log, access_log_text, account, model, name_text, path, path_text};
+use crate::value::upstream::{Upstream, upstream};
+use crate::value::{Remedy, number as bound};
+
+/// Each window length in use has its own region of the shared table.
+pub const WINDOWS_MAX: usize = 16;
+
+/// The configuration of a running gate. Its values are read as fields: `plan.workers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    values: Values,
+}
+
+/// A key that only a start can change and that a reload wanted to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartOnly {
+    /// The key in the file.
+    pub key: &'static str,
+    /// The value that stays.
+    pub old: String,
+    /// The value that was asked for.
+    pub new: String,
+}
+
+/// Declares the fields of a plan, each with its reader and its shower, so that a field without both does not compile.
+macro_rules! values {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $read:expr, $show:expr;)*) => {
+        /// The values of a [`Plan`].
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Values {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Values {
+            fn read(settings: &Settings, complaints: &mut Vec<Complaint>) -> Option<Self> {
+                $(let $name: Option<$type> = read_one(settings, stringify!($name), $read, complaints);)*
+                Some(Self { $($name: $name?,)* })
+            }
+
+            /// Keys and their values as text, in the order of [`KEYS`].
+            fn texts(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($name), text_of(&self.$name, $show)),)*]
+            }
+
+            fn take_from(&mut self, other: &Self, key: &str) {
+                match key {
+                    $(stringify!($name) => self.$name.clone_from(&other.$name),)*
+                    _ => {}
+                }
+            }
+        }
+    };
+}
+
+values! {
+    /// How many worker processes serve requests.
+    workers: u16 = number::workers, plain;
+    /// How long a worker may show no sign of life; `None` where nobody looks.
+    timeout: Option<Duration> = time_or_off, |time| time_or_off_text(*time);
+    /// How long a new worker may take until it is ready.
+    boot_timeout: Duration = time, |time| time_text(*time);
+    /// How long a worker that is told to stop may go on answering.
+    graceful_timeout: Duration = time, |time| time_text(*time);
+    /// Where the master writes its process id.
+    pid: Option<PathBuf> = path, |path| path_text(path.as_deref());
+    /// The user, by name or number, that workers run as.
+    user: Option<String> = account, |name| name_text(name.as_deref());
+    /// The group, by name or number, that workers run as.
+    group: Option<String> = account, |name| name_text(name.as_deref());
+    /// Where to listen; never empty, no address twice.
+    bind: Vec<Bind> = binds, |binds| binds_text(binds);
+    /// How many connections the kernel may hold before they are accepted.
+    backlog: u32 = |text| whole(text, 1..=bound::BACKLOG_MAX), plain;
+    /// Whether every worker has a listening socket of its own.
+    reuse_port: bool = switch, plain;
+    /// How many connections one worker holds open at most.
+    worker_connections: usize = |text| whole(text, 1..=bound::CONNECTIONS_MAX), plain;
+    /// How long an idle client connection stays open.
+    keep_alive: Duration = time, |time| time_text(*time);
+    /// How long a client may take to send a request's head.
+    head_timeout: Duration = time, |time| time_text(*time);
+    /// How long a client may pause while it sends a request's body.
+    body_timeout: Duration = time, |time| time_text(*time);
+    /// How long a client may leave an answer unread.
+    write_timeout: Duration = time, |time| time_text(*time);
+    /// How long connecting to the backend may take.
+    connect_timeout: Duration = time, |time| time_text(*time);
+    /// How long the backend may take to begin its answer.
+    first_byte_timeout: Duration = time, |time| time_text(*time);
+    /// How long the backend may pause inside an answer.
+    chunk_timeout: Duration = time, |time| time_text(*time);
+    /// The largest request body, in bytes.
+    max_body: usize = |text| size(text, bound::BODY_MIN..=bound::BODY_MAX), |bytes| size_text(*bytes);
+    /// The largest request head, in bytes.
+    max_head: usize = |text| size(text, bound::HEAD_MIN..=bound::HEAD_MAX), |bytes| size_text(*bytes);
+    /// How many header fields a request may have.
+    max_fields: usize = |text| whole(text, bound::FIELDS_MIN..=bound::FIELDS_MAX), plain;
+    /// The longest request path, in bytes; never above `max_head`.
+    max_path: usize = |text| size(text, bound::PATH_MIN..=bound::HEAD_MAX), |bytes| size_text(*bytes);
+    /// The largest answer that is read whole from the backend, in bytes.
+    max_answer: usize = |text| size(text, bound::BODY_MIN..=bound::BODY_MAX), |bytes| size_text(*bytes);
+    /// Proxies whose X-Forwarded-For is believed.
+    forwarded_allow_ips: TrustedProxies = proxies, proxies_text;
+    /// How often one client may call the article's routes; all of them hold, none where there are none.
+    limit: Vec<Rate> = limits, |rates| limits_text(rates);
+    /// How often one client may call the routes of Ollama's own API.
+    api_limit: Vec<Rate> = limits, |rates| limits_text(rates);
+    /// How limits count.
+    limit_strategy: Strategy = choice, |word| choice_text(*word);
+    /// Whether clients are told where they stand.
+    limit_headers: bool = switch, plain;
+    /// Words of the shared table for each window length; a power of two.
+    limit_entries: usize = number::entries, plain;
+    /// How often one client may send requests at all.
+    flood: Option<Rate> = flood, |rate| flood_text(*rate);
+    /// The backend.
+    upstream: Upstream = upstream, plain;
+    /// The model that answers the article's routes.
+    model: Option<String> = model, |name| name_text(name.as_deref());
+    /// Whether a simulated Ollama is started and used as the backend.
+    demo: bool = switch, plain;
+    /// Where one line for each request goes.
+    access_log: AccessLog = access_log, access_log_text;
+    /// How these lines are written.
+    access_log_format: AccessLogFormat = choice, |word| choice_text(*word);
+    /// The least serious messages that are logged.
+    log_level: LogLevel = choice, |word| choice_text(*word);
+}
+
+impl Plan {
+    /// Gives the settings their meaning.
+    ///
+    /// # Errors
+    /// Every value that is outside its bounds or does not go with another one.
+    pub fn new(settings: &Settings) -> Result<Self, Complaints> {
+        let mut complaints = Vec::new();
+        let values = Values::read(settings, &mut complaints);
+        if let Some(mut values) = values {
+            // A longer path could never arrive; following a smaller max_head spares the operator a second change.
+            values.max_path = values.max_path.min(values.max_head);
+            check_together(&values, settings, &mut complaints);
+            if complaints.is_empty() {
+                return Ok(Self { values });
+            }
+        }
+        Err(Complaints(complaints))
+    }
+
+    /// The lengths of the windows in which limits count, shortest first; none under [`Strategy::Gcra`], which has no
+    /// windows.
+    pub fn windows(&self) -> Vec<Duration> {
+        self.values.windows()
+    }
+
+    /// What differs from the old plan: key, old value, new value.
+    pub fn changes(&self, old: &Self) -> Vec<(&'static str, String, String)> {
+        let pairs = old.values.texts().into_iter().zip(self.values.texts());
+        pairs.filter(|((_, old), (_, new))| old != new).map(|((key, old), (_, new))| (key, old, new)).collect()
+    }
+
+    /// What differs from the old plan although only a start can change it.
+    pub fn start_only_changes(&self, old: &Self) -> Vec<StartOnly> {
+        let changes = self.changes(old).into_iter();
+        changes.filter(|(key, ..)| is_start_only(key)).map(|(key, old, new)| StartOnly { key, old, new }).collect()
+    }
+
+    /// This plan with the old values of the keys that only a start can change.
+    #[must_use]
+    pub fn with_start_only_from(mut self, old: &Self) -> Self {
+        for key in KEYS.iter().filter(|key| key.change == Change::Start) {
+            self.values.take_from(&old.values, key.name);
+        }
+        self
+    }
+
+    /// Keys and their values as text, in the order of [`KEYS`].
+    pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
+        self.values.texts()
+    }
+}
+
+impl Deref for Plan {
+    type Target = Values;
+
+    fn deref(&self) -> &Values {
+        &self.values
+    }
+}
+
+impl Values {
+    fn windows(&self) -> Vec<Duration> {
+        if self.limit_strategy == Strategy::Gcra {
+            return Vec::new();
+        }
+        let mut windows: Vec<Duration> = self.limit.iter().chain(&self.api_limit).map(Rate::window).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
+    }
+}
+
+fn is_start_only(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name == name && key.change == Change::Start)
+}
+
+fn read_one<T>(
+    settings: &Settings,
+    key: &'static str,
+    read: impl Fn(&str) -> Result<T, Remedy>,
+    complaints: &mut Vec<Complaint>,
+) -> Option<T> {
+    match read(settings.typed(key).map_or("", |typed| &typed.text)) {
+        Ok(value) => Some(value),
+        Err(remedy) => {
+            complaints.push(complaint(settings, key, remedy));
+            None
+        }
+    }
+}
+
+/// Lets the compiler know what a shower is given.
+fn text_of<T>(value: &T, show: impl Fn(&T) -> String) -> String {
+    show(value)
+}
+
+/// What no value shows by itself.
+fn check_together(values: &Values, settings: &Settings, complaints: &mut Vec<Complaint>) {
+    if values.limit_strategy == Strategy::Gcra {
+        for (key, list) in [("limit", &values.limit), ("api_limit", &values.api_limit)] {
+            complaints.extend(list.iter().find_map(rates::gcra).map(|remedy| complaint(settings, key, remedy)));
+        }
+    }
+    let windows = values.windows().len();
+    if windows > WINDOWS_MAX {
+        let remedy = format!(
+            "limit and api_limit together have {windows} different window lengths: write at most {WINDOWS_MAX}"
+        );
+        complaints.push(complaint(settings, "api_limit", remedy));
+    }
+}
+
+fn complaint(settings: &Settings, key: &str, remedy: Remedy) -> Complaint {
+    let (value, source) = settings
+        .typed(key)
+        .map_or((String::new(), Source::Default), |typed| (typed.text.clone(), typed.source.clone()));
+    Complaint { key: key.to_owned(), value, source, remedy }
+}
+
+#[cfg(test)]
+mod tests;

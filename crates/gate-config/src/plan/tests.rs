@@ -1,0 +1,131 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn plan(text: &str) -> Plan {
+    Plan::new(&Settings::gather(Some(("gate.toml", text)), [], []).unwrap()).unwrap()
+}
+
+fn refusal(text: &str) -> String {
+    Settings::gather(Some(("gate.toml", text)), [], [])
+        .and_then(|settings| Plan::new(&settings))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn there_is_one_field_for_each_key_in_the_same_order() {
+    let fields: Vec<&str> = plan("").texts().iter().map(|(key, _)| *key).collect();
+    let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    assert_eq!(fields, keys);
+}
+
+#[test]
+fn defaults_are_written_as_the_plan_prints_them() {
+    for (key, (_, text)) in KEYS.iter().zip(plan("").texts()) {
+        assert_eq!(key.default, text, "{}", key.name);
+    }
+}
+
+#[test]
+fn the_defaults_mean_what_the_help_says() {
+    let plan = plan("");
+    assert_eq!(plan.workers, 1);
+    assert_eq!(plan.bind, [Bind::Tcp("127.0.0.1:8000".parse().unwrap())]);
+    assert_eq!(plan.timeout, Some(Duration::from_secs(30)));
+    assert_eq!(plan.keep_alive, Duration::from_secs(75));
+    assert_eq!(plan.max_body, 8 << 20);
+    assert_eq!(plan.limit[0].to_string(), "10 per 1 minute");
+    assert_eq!(plan.limit_entries, 131_072);
+    assert_eq!(plan.upstream.authority(), "127.0.0.1:11434");
+    assert_eq!((plan.flood, &plan.model, &plan.access_log), (None, &None, &AccessLog::Off));
+    assert_eq!(plan.windows(), [Duration::from_secs(60)]);
+}
+
+#[test]
+fn all_bad_values_are_told_at_once() {
+    let text = KEYS.iter().map(|key| format!("{} = '\\u0001 ,'\n", key.name).replace('\'', "\"")).collect::<String>();
+    let lines = refusal(&text);
+    for key in KEYS {
+        assert!(lines.lines().any(|line| line.contains(&format!(": {} = ", key.name))), "{}\n{lines}", key.name);
+    }
+    assert_eq!(lines.lines().count(), KEYS.len(), "{lines}");
+}
+
+#[test]
+fn times_that_are_not_off_switches_refuse_zero() {
+    for (key, (_, text)) in KEYS.iter().zip(plan("").texts()) {
+        let is_time = key.metavar == Some("TIME");
+        assert_eq!(is_time, text.ends_with('s') && text.starts_with(|c: char| c.is_ascii_digit()), "{}", key.name);
+        if is_time && key.name != "timeout" {
+            assert!(refusal(&format!("{} = 0", key.name)).contains("write a time from 1ms to 24h"), "{}", key.name);
+        }
+    }
+    assert_eq!(plan("timeout = 0").timeout, None);
+}
+
+#[test]
+fn the_path_follows_a_smaller_head() {
+    assert_eq!(plan("max_head = '16KiB'").max_path, 16 << 10);
+    assert_eq!(plan("max_head = '1MiB'").max_path, 60 << 10);
+}
+
+#[test]
+fn gcra_bounds_the_limits_that_it_counts() {
+    assert!(
+        refusal("limit_strategy = 'gcra'\nlimit = '20000/second'").contains("limit = \"20000/second\": gcra counts")
+    );
+    assert!(refusal("limit_strategy = 'gcra'\napi_limit = '0/day'").contains("api_limit = \"0/day\": gcra cannot"));
+    assert_eq!(plan("limit = '20000/second'\napi_limit = '0/day'").limit.len(), 1);
+    assert!(plan("limit_strategy = 'gcra'").windows().is_empty());
+}
+
+#[test]
+fn window_lengths_are_counted_over_both_limits() {
+    let seconds = |range: std::ops::RangeInclusive<u32>| {
+        range.map(|length| format!("1/{length} seconds")).collect::<Vec<_>>().join(";")
+    };
+    let full = plan(&format!("limit = '{}'\napi_limit = '{};1/60 second;1/minute'", seconds(1..=8), seconds(4..=15)));
+    assert_eq!(full.windows().len(), WINDOWS_MAX);
+    let over = refusal(&format!("limit = '{}'\napi_limit = '{}'", seconds(1..=9), seconds(10..=17)));
+    assert!(over.contains("17 different window lengths: write at most 16"), "{over}");
+    assert!(over.starts_with("gate.toml:2: api_limit = "), "{over}");
+}
+
+#[test]
+fn changes_name_key_old_and_new() {
+    let (old, new) = (plan("pid = '/run/a'"), plan("workers = 2\npid = '/run/b'\nmax_body = 1048576"));
+    let text = |key, old: &str, new: &str| (key, old.to_owned(), new.to_owned());
+    let expected = vec![text("workers", "1", "2"), text("pid", "/run/a", "/run/b"), text("max_body", "8MiB", "1MiB")];
+    assert_eq!(new.changes(&old), expected);
+    assert_eq!(new.changes(&new), []);
+    let start_only = StartOnly { key: "pid", old: "/run/a".to_owned(), new: "/run/b".to_owned() };
+    assert_eq!(new.start_only_changes(&old), [start_only]);
+}
+
+#[test]
+fn a_reload_keeps_what_only_a_start_can_change() {
+    let all =
+        "pid = '/x'\nuser = 'u'\ngroup = 'g'\nbacklog = 9\nreuse_port = true\nlimit_entries = 1024\ndemo = true\n";
+    let (old, new) = (plan(""), plan(&format!("{all}workers = 2")));
+    let start_keys: Vec<&str> = KEYS.iter().filter(|key| key.change == Change::Start).map(|key| key.name).collect();
+    let changed: Vec<&str> = new.start_only_changes(&old).iter().map(|change| change.key).collect();
+    assert_eq!(changed, start_keys, "the file above changes every such key");
+    let kept = new.with_start_only_from(&old);
+    assert_eq!(kept, plan("workers = 2"));
+    assert_eq!(kept.start_only_changes(&old), []);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered(row in 0..KEYS.len(), text in "\\PC{0,30}|[0-9a-z:/.,*;-]{0,30}") {
+        let flags = [(KEYS[row].name.to_owned(), text)];
+        let settings = Settings::gather(None, [], flags).unwrap();
+        // Whatever is accepted prints as text that means the same again.
+        if let Ok(plan) = Plan::new(&settings) {
+            let flags = plan.texts().into_iter().map(|(key, text)| (key.to_owned(), text));
+            let again = Plan::new(&Settings::gather(None, [], flags).unwrap());
+            prop_assert_eq!(again, Ok(plan));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn gather(file: &str, flags: Vec<(String, String)>) -> (Settings, Plan) {
+    let env = [("OLLAMA_GATE_WORKERS".to_owned(), "auto".to_owned())];
+    let settings = Settings::gather(Some(("gate.toml", file)), env, flags).unwrap();
+    let plan = Plan::new(&settings).unwrap();
+    (settings, plan)
+}
+
+fn read(text: &str) -> Plan {
+    Plan::new(&Settings::gather(Some(("written.toml", text)), [], []).unwrap()).unwrap()
+}
+
+#[test]
+fn a_rendered_plan_names_every_origin_and_parses_back() {
+    let file = "bind = [':1', 'unix:/run/a \"b\" \\\\ c']\ntimeout = 60\nlimit = 'none'\nforwarded_allow_ips = ''";
+    let (settings, plan) = gather(file, vec![("model".to_owned(), "qwen3".to_owned())]);
+    let text = plan.render(&settings);
+    assert_eq!(read(&text), plan, "{text}");
+    for line in [
+        "# Processes".to_owned(),
+        format!("workers = {}  # environment variable OLLAMA_GATE_WORKERS: \"auto\"", plan.workers),
+        "timeout = \"60s\"  # gate.toml:2: \"60\"".to_owned(),
+        "limit = \"none\"  # gate.toml:3".to_owned(),
+        "forwarded_allow_ips = []  # gate.toml:4".to_owned(),
+        "reuse_port = false  # default".to_owned(),
+        "model = \"qwen3\"  # command line".to_owned(),
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\nnot in\n{text}");
+    }
+    for key in KEYS {
+        assert!(text.contains(&format!("\n{} = ", key.name)), "{}\n{text}", key.name);
+    }
+}
+
+#[test]
+fn the_file_in_the_repository_is_the_reference() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/ollama-gate.toml");
+    let stored = std::fs::read_to_string(path).unwrap();
+    assert!(
+        stored == reference_file(),
+        "{path} is not what the table of keys says; write it again with\n    cargo run -p gate-config --example reference > config/ollama-gate.toml"
+    );
+}
+
+#[test]
+fn the_reference_uncommented_is_the_default_plan() {
+    let mut keys = Vec::new();
+    let mut text = String::new();
+    for line in reference_file().lines() {
+        if let Some(setting) = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+        {
+            keys.extend(setting.split(" = ").next().map(ToOwned::to_owned));
+            text.push_str(setting);
+        }
+        text.push('\n');
+    }
+    assert_eq!(keys, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+    assert_eq!(read(&text), Plan::new(&Settings::default()).unwrap());
+    assert_eq!(read(&reference_file()), Plan::new(&Settings::default()).unwrap());
+}
+
+#[test]
+fn the_reference_fits_its_columns() {
+    for line in reference_file().lines().skip(REFERENCE_HEAD.lines().count()) {
+        assert!(line.chars().count() <= COLUMNS + 20, "{line}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn quoted_text_is_toml(text in "\\PC*|[\u{0}-\u{ff}\"\\\\]*") {
+        let table: toml::Table = toml::from_str(&format!("text = {}", quoted(&text))).unwrap();
+        prop_assert_eq!(table["text"].as_str(), Some(text.as_str()));
+    }
+
+    #[test]
+    fn origins_never_break_the_file(path in "\\PC{0,20}|[\u{0}-\u{ff}]{0,20}", value in "[\u{0}-\u{ff}]{0,20}") {
+        let settings = Settings::gather(Some((&path, "workers = 2")), [], []).unwrap();
+        let plan = Plan::new(&settings).unwrap();
+        prop_assert_eq!(read(&plan.render(&settings)), plan);
+        let origin = origin(&Typed { text: value, source: Source::Flag }, "");
+        prop_assert!(!origin.contains(['\n', '\r']), "{:?}", origin);
+    }
+}

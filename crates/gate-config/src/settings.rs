@@ -1,0 +1,235 @@
+//! What was typed, by whom: the text of every key and the layer it came from.
+//!
+//! Settings carry no meaning yet: that is the work of [`Plan::new`]. A higher layer replaces the whole value of a lower
+//! one, lists too. The invariant: there is exactly one text for every row of [`KEYS`].
+
+use std::fmt;
+
+use crate::complaint::{Complaint, Complaints, nearest, shortened};
+use crate::file;
+use crate::keys::{ENV_PREFIX, KEYS, Key, Repeats, row};
+use crate::plan::Plan;
+
+/// The variable with which Ollama's own clients name their server: the default of `upstream` where it is set.
+pub const OLLAMA_HOST: &str = "OLLAMA_HOST";
+
+/// Flags that are orders to the program and therefore neither keys of the file nor environment variables.
+const ACTIONS: [&str; 3] = ["config", "check_config", "print_config"];
+
+/// Names from Gunicorn that mean one of our keys but are too far from it to be guessed by spelling.
+const GUNICORN_NAMES: [(&str, &str); 7] = [
+    ("pidfile", "pid"),
+    ("access_logfile", "access_log"),
+    ("access_logformat", "access_log_format"),
+    ("loglevel", "log_level"),
+    ("limit_request_line", "max_path"),
+    ("limit_request_fields", "max_fields"),
+    ("limit_request_field_size", "max_head"),
+];
+
+/// Where a value came from, lowest layer first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The table of keys.
+    Default,
+    /// The configuration file.
+    File {
+        /// The file's name as the caller gave it.
+        path: String,
+        /// The line, counted from 1, where it is known.
+        line: Option<usize>,
+    },
+    /// The environment variable of this name.
+    Env(String),
+    /// The command line.
+    Flag,
+}
+
+/// One value as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Typed {
+    /// The text; what was given several times is joined by commas.
+    pub text: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// What was typed for every key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// In the order of [`KEYS`].
+    typed: Vec<Typed>,
+}
+
+impl Settings {
+    /// Lays the file (its name and its text), the environment and the flags (keys and values) over the defaults.
+    ///
+    /// Environment variables that do not begin with [`ENV_PREFIX`] are passed over, but for [`OLLAMA_HOST`].
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file's syntax, with names, and with the values too, so that one run tells all.
+    pub fn gather(
+        file: Option<(&str, &str)>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Complaints> {
+        let mut settings = Self::default();
+        let mut complaints = Vec::new();
+        let (ollama_host, env) = sorted(env);
+        settings.put_ollama_host(ollama_host.as_deref());
+        if let Some((path, text)) = file {
+            settings.put_file(path, text, &mut complaints);
+        }
+        settings.put_env(env, &mut complaints);
+        settings.put_flags(flags, &mut complaints);
+        if complaints.is_empty() {
+            return Ok(settings);
+        }
+        if let Err(Complaints(more)) = Plan::new(&settings) {
+            complaints.extend(more);
+        }
+        Err(Complaints(complaints))
+    }
+
+    /// What was typed for this key; `None` for a name that is not in [`KEYS`].
+    pub fn typed(&self, key: &str) -> Option<&Typed> {
+        row(key).map(|row| &self.typed[row])
+    }
+
+    /// Keys and what was typed for them, in the order of [`KEYS`].
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Key, &Typed)> {
+        KEYS.iter().zip(&self.typed)
+    }
+
+    fn put_ollama_host(&mut self, value: Option<&str>) {
+        // Ollama strips blanks and quotes, and takes an empty variable for one that is not set.
+        let text = value.map(|value| value.trim().trim_matches(['"', '\'']).trim()).unwrap_or_default();
+        if let Some(row) = row("upstream").filter(|_| !text.is_empty()) {
+            self.typed[row] = Typed { text: text.to_owned(), source: Source::Env(OLLAMA_HOST.to_owned()) };
+        }
+    }
+
+    fn put_file(&mut self, path: &str, text: &str, complaints: &mut Vec<Complaint>) {
+        let entries = file::read(path, text, complaints);
+        for entry in entries {
+            let source = Source::File { path: path.to_owned(), line: Some(entry.line) };
+            match row(&entry.key) {
+                None if entry.is_table() => complaints.push(Complaint {
+                    key: entry.key,
+                    value: String::new(),
+                    source,
+                    remedy: file::NO_TABLES.to_owned(),
+                }),
+                None => complaints.push(unknown(&entry.key, entry.text.unwrap_or_default(), source)),
+                Some(row) => match entry.text_for(&KEYS[row]) {
+                    Ok(text) => self.typed[row] = Typed { text, source },
+                    Err(remedy) => complaints.push(Complaint {
+                        key: entry.key.clone(),
+                        value: entry.text.unwrap_or_default(),
+                        source,
+                        remedy: remedy.to_owned(),
+                    }),
+                },
+            }
+        }
+    }
+
+    fn put_env(&mut self, env: Vec<(String, String)>, complaints: &mut Vec<Complaint>) {
+        for (name, text) in env {
+            match KEYS.iter().position(|key| key.env() == name) {
+                Some(row) => self.typed[row] = Typed { text, source: Source::Env(name) },
+                None => complaints.push(unknown_env(name, text)),
+            }
+        }
+    }
+
+    fn put_flags(&mut self, flags: impl IntoIterator<Item = (String, String)>, complaints: &mut Vec<Complaint>) {
+        for (key, text) in flags {
+            let Some(row) = row(&key.replace('-', "_")) else {
+                complaints.push(unknown(&key, text, Source::Flag));
+                continue;
+            };
+            let typed = &mut self.typed[row];
+            if KEYS[row].repeats == Repeats::Many && typed.source == Source::Flag {
+                typed.text = format!("{},{text}", typed.text);
+            } else {
+                *typed = Typed { text, source: Source::Flag };
+            }
+        }
+    }
+}
+
+/// Nothing typed: the defaults of the table.
+impl Default for Settings {
+    fn default() -> Self {
+        let typed = KEYS.iter().map(|key| Typed { text: key.default.to_owned(), source: Source::Default });
+        Self { typed: typed.collect() }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line: Some(line) } => write!(f, "{}:{line}", shortened(path)),
+            Self::File { path, line: None } => f.write_str(&shortened(path)),
+            Self::Env(name) => write!(f, "environment variable {}", shortened(name)),
+            Self::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+/// The value of [`OLLAMA_HOST`], and our own variables by name: the environment's order says nothing, and complaints
+/// should come in the same order every time.
+fn sorted(env: impl IntoIterator<Item = (String, String)>) -> (Option<String>, Vec<(String, String)>) {
+    let mut ollama_host = None;
+    let mut ours = Vec::new();
+    for (name, value) in env {
+        if name == OLLAMA_HOST {
+            ollama_host = Some(value);
+        } else if name.starts_with(ENV_PREFIX) {
+            ours.push((name, value));
+        }
+    }
+    ours.sort();
+    (ollama_host, ours)
+}
+
+fn unknown(key: &str, value: String, source: Source) -> Complaint {
+    let lower = key.to_ascii_lowercase().replace('-', "_");
+    let remedy = if ACTIONS.contains(&lower.as_str()) {
+        only_a_flag(&lower)
+    } else {
+        match meant(key) {
+            Some(name) => format!("no such key; did you mean `{name}`?"),
+            None => "no such key; `ollama-gate --help` lists them".to_owned(),
+        }
+    };
+    Complaint { key: key.to_owned(), value, source, remedy }
+}
+
+fn unknown_env(name: String, value: String) -> Complaint {
+    let typed = name.strip_prefix(ENV_PREFIX).unwrap_or(&name).to_ascii_lowercase();
+    let remedy = if ACTIONS.contains(&typed.as_str()) {
+        only_a_flag(&typed)
+    } else {
+        match meant(&typed).and_then(row) {
+            Some(row) => format!("no such variable; did you mean `{}`?", KEYS[row].env()),
+            None => "no such variable; `ollama-gate --help` lists them".to_owned(),
+        }
+    };
+    Complaint { key: name.clone(), value, source: Source::Env(name), remedy }
+}
+
+fn only_a_flag(action: &str) -> String {
+    format!("this is only a flag: write `--{}` on the command line", action.replace('_', "-"))
+}
+
+fn meant(typed: &str) -> Option<&'static str> {
+    let lower = typed.to_ascii_lowercase().replace('-', "_");
+    let renamed = GUNICORN_NAMES.iter().find(|(theirs, _)| *theirs == lower).map(|(_, ours)| *ours);
+    renamed.or_else(|| nearest(typed, KEYS.iter().map(|key| key.name)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! From text to values and back: one module for each kind, each with its bounds.
+//!
+//! A reader takes the text of one key and gives the value or the remedy, a sentence that says what would be right. A
+//! shower gives the text that the reader reads back. Readers know nothing of keys, layers or other values.
+
+pub(crate) mod address;
+pub(crate) mod choice;
+pub(crate) mod number;
+pub(crate) mod proxies;
+pub(crate) mod rates;
+pub(crate) mod text;
+pub(crate) mod upstream;
+
+/// What would be right, as a sentence without its full stop.
+pub(crate) type Remedy = String;
+
+/// The items of a comma-separated list; blank text is the empty list.
+pub(crate) fn items(text: &str) -> impl Iterator<Item = &str> {
+    let wanted = if text.trim().is_empty() { 0 } else { usize::MAX };
+    text.split(',').map(str::trim).take(wanted)
+}
+
+/// Items as one text, as [`items`] takes them apart.
+pub(crate) fn joined<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,145 @@
+//! Addresses to listen on.
+//!
+//! Names other than `localhost` are not looked up: what is bound must not depend on a resolver. The invariant: a
+//! [`Bind`] fits into a socket address as it is.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::{Remedy, items, joined};
+
+/// `sun_path` without its closing zero byte.
+const UNIX_BYTES_MAX: usize = 107;
+
+/// Below are the standard streams.
+const FD_MIN: i32 = 3;
+
+/// Far more sockets than systemd hands to any service.
+const FD_MAX: i32 = 1_023;
+
+/// Each address costs every worker a registration and the master a socket to pass on.
+const BINDS_MAX: usize = 16;
+
+/// One place to listen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// A TCP address; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// A unix socket at this path.
+    Unix(PathBuf),
+    /// A listening socket that is already open under this number.
+    Fd(i32),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Fd(number) => write!(f, "fd://{number}"),
+        }
+    }
+}
+
+/// At least one address, no address twice.
+pub(crate) fn binds(text: &str) -> Result<Vec<Bind>, Remedy> {
+    let mut binds = Vec::new();
+    for item in items(text) {
+        let bind = bind(item)?;
+        if binds.contains(&bind) {
+            return Err(format!("write {bind} only once"));
+        }
+        binds.push(bind);
+        if binds.len() > BINDS_MAX {
+            return Err(format!("write at most {BINDS_MAX} addresses"));
+        }
+    }
+    if binds.is_empty() { Err(format!("write at least one address: {FORMS}")) } else { Ok(binds) }
+}
+
+pub(crate) fn binds_text(binds: &[Bind]) -> String {
+    joined(binds)
+}
+
+const FORMS: &str = "HOST:PORT with an IP address or `localhost`, :PORT, [IPV6]:PORT, unix:PATH or fd://N";
+
+fn bind(text: &str) -> Result<Bind, Remedy> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        // Gunicorn reads `unix://PATH` the same way.
+        return unix(path.strip_prefix("//").unwrap_or(path));
+    }
+    if let Some(number) = text.strip_prefix("fd://") {
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        let fd = number.parse().ok().filter(|fd| digits && (FD_MIN..=FD_MAX).contains(fd));
+        return fd.map(Bind::Fd).ok_or_else(|| format!("write fd://N with N from {FD_MIN} to {FD_MAX}"));
+    }
+    let address = match text.rsplit_once(':') {
+        Some(("", port)) => port_of(port).map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => {
+            port_of(port).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        }
+        _ => text.parse().ok(),
+    };
+    address.map(Bind::Tcp).ok_or_else(|| format!("write {FORMS}; ports go up to 65535"))
+}
+
+fn unix(path: &str) -> Result<Bind, Remedy> {
+    let works = !path.is_empty() && path.len() <= UNIX_BYTES_MAX && !path.contains(char::is_control);
+    works
+        .then(|| Bind::Unix(path.into()))
+        .ok_or_else(|| format!("write unix:PATH with a path of 1 to {UNIX_BYTES_MAX} bytes without control characters"))
+}
+
+/// A port in digits only: `parse` alone would take a sign.
+fn port_of(text: &str) -> Option<u16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, shown) in [
+            ("127.0.0.1:8000", "127.0.0.1:8000"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("LocalHost:0", "127.0.0.1:0"),
+            (":8000", "0.0.0.0:8000"),
+            ("[::1]:8000", "[::1]:8000"),
+            ("[::]:443", "[::]:443"),
+            ("unix:/run/gate.sock", "unix:/run/gate.sock"),
+            ("unix:///run/gate.sock", "unix:/run/gate.sock"),
+            ("unix:gate.sock", "unix:gate.sock"),
+            ("fd://3", "fd://3"),
+        ] {
+            let read = binds(text).unwrap();
+            assert_eq!(binds_text(&read), shown, "{text}");
+            assert_eq!(binds(shown).unwrap(), read, "{shown}");
+        }
+    }
+
+    #[test]
+    fn lists() {
+        assert_eq!(binds(" :1 , unix:x ").unwrap().len(), 2);
+        assert!(binds("").unwrap_err().starts_with("write at least one address"));
+        assert!(binds(":1,").is_err());
+        assert_eq!(binds("localhost:1,127.0.0.1:1").unwrap_err(), "write 127.0.0.1:1 only once");
+        let many: Vec<String> = (1..=17).map(|port| format!(":{port}")).collect();
+        assert_eq!(binds(&many.join(",")).unwrap_err(), "write at most 16 addresses");
+    }
+
+    #[test]
+    fn refusals() {
+        for text in ["127.0.0.1", "8000", "example.com:80", "::1:8000x", ":65536", ":+80", "localhost:", ":", "[::1]"] {
+            assert!(binds(text).unwrap_err().contains("HOST:PORT"), "{text}");
+        }
+        for text in ["fd://2", "fd://", "fd://+3", "fd://1024", "fd://99999999999"] {
+            assert!(binds(text).unwrap_err().contains("from 3 to 1023"), "{text}");
+        }
+        for text in ["unix:", "unix:a\nb", &format!("unix:{}", "x".repeat(108))] {
+            assert!(binds(text).unwrap_err().contains("107 bytes"), "{text}");
+        }
+    }
+}

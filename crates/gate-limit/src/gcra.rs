@@ -1,0 +1,115 @@
+//! One GCRA limit: governor's algorithm over the zone's words.
+//!
+//! governor decides, the zone remembers. Invariant: every limiter over a table counts from the zone's epoch, whenever
+//! and in whichever process it was made.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use gate_zone::Region;
+use gate_zone::limiter::gcra;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{Quota, RateLimiter};
+
+use crate::client::Client;
+use crate::clock::{Clock, EpochClock};
+use crate::limit::{Limit, LimitError};
+use crate::place::Places;
+
+/// The fastest rate, 10,000 per second: each request is rounded up to 16 microseconds, which must stay small beside it.
+const PERIOD_MIN: Duration = Duration::from_micros(100);
+
+/// The longest window, a leap year: of the 8.9 years a word can tell, seven remain for the zone's age.
+const WINDOW_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// What is left after a request, and how long until all of it is back; or how long to wait.
+pub(crate) type Answer = Result<(u64, Duration), Duration>;
+
+/// One limit for many clients. Up to `amount` at once, then one each `window / amount`.
+pub(crate) struct GcraLimit {
+    window: Duration,
+    clock: Clock,
+    /// `None` for an amount of 0, which governor does not know.
+    limiter: Option<(Quota, Limiter)>,
+}
+
+type Limiter = RateLimiter<Client, ZoneStore, EpochClock, StateInformationMiddleware>;
+
+impl GcraLimit {
+    pub(crate) fn new(limit: &Limit, store: ZoneStore) -> Result<Self, LimitError> {
+        let bounds = || LimitError::Bounds(limit.text.clone());
+        let amount = u32::try_from(limit.amount).map_err(|_| bounds())?;
+        if limit.window > WINDOW_MAX || u64::from(amount) > gate_zone::limiter::fixed::AMOUNT_MAX {
+            return Err(bounds());
+        }
+        let clock = store.clock.clone();
+        let limiter = match NonZeroU32::new(amount) {
+            None => None,
+            Some(burst) => {
+                let period_ns = (limit.window.as_nanos() as u64).div_ceil(limit.amount);
+                let period = Duration::from_nanos(period_ns);
+                if period < PERIOD_MIN {
+                    return Err(LimitError::TooFast(limit.text.clone()));
+                }
+                let quota = Quota::with_period(period).ok_or_else(bounds)?.allow_burst(burst);
+                Some((quota, RateLimiter::new(quota, store, EpochClock::new(clock.clone())).with_middleware()))
+            }
+        };
+        Ok(Self { window: limit.window, clock, limiter })
+    }
+
+    pub(crate) fn charge(&self, client: &Client) -> Answer {
+        let Some((quota, limiter)) = &self.limiter else { return Err(self.window) };
+        match limiter.check_key(client) {
+            Ok(state) => {
+                let remaining = state.remaining_burst_capacity();
+                let missing = quota.burst_size().get().saturating_sub(remaining);
+                Ok((u64::from(remaining), (quota.replenish_interval() * missing).min(self.window)))
+            }
+            Err(refused) => Err(refused.wait_time_from(Nanos::new(self.clock.now_ns())).min(self.window)),
+        }
+    }
+}
+
+/// The zone's GCRA region as governor's memory.
+pub(crate) struct ZoneStore {
+    places: Places,
+    clock: Clock,
+}
+
+impl ZoneStore {
+    pub(crate) fn new(places: Places, clock: Clock) -> Self {
+        Self { places, clock }
+    }
+}
+
+impl StateStore for ZoneStore {
+    type Key = Client;
+
+    fn measure_and_replace<T, F, E>(&self, client: &Client, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let place = self.places.find(client);
+        gcra::measure(
+            place.set,
+            || self.places.cell(client),
+            gcra::Tag::new(place.tag),
+            || self.clock.now_ns(),
+            |tat| f(tat.map(Nanos::new)).map(|(answer, new)| (answer, new.as_u64())),
+        )
+    }
+}
+
+/// Sets up a limit over the zone's GCRA region.
+pub(crate) fn over_zone(
+    limit: &Limit,
+    region: Region,
+    seed: [u64; 2],
+    scope: u64,
+    clock: Clock,
+) -> Result<GcraLimit, LimitError> {
+    GcraLimit::new(limit, ZoneStore::new(Places::new(region, seed, scope, limit)?, clock))
+}

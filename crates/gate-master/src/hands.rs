@@ -1,0 +1,361 @@
+//! The system calls of the master: each [`Action`] is done here, and nowhere else, and told back as an [`Event`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use gate_config::{Bind, Plan};
+use gate_sys::listen::{Address, Listener};
+use gate_sys::privilege::Identity;
+use gate_sys::process::{self, Pid};
+use gate_sys::shared::SharedWords;
+use gate_sys::signals::Signal;
+use gate_sys::title;
+use gate_zone::{Place, Role, Zone};
+
+use crate::StartError;
+use crate::birth::{Announce, Awaited, Birth, Word};
+use crate::event::{Action, Demo, Event, Generation, Order, Why, Wish};
+use crate::observed::Observed;
+use crate::sockets::{BindError, Mode, Sockets};
+
+/// What a child runs; the code it returns is its exit code.
+pub type Crew = Box<dyn Fn(Birth) -> u8>;
+
+/// Reads the configuration again; the plan in service is given to say what a reload cannot change.
+pub type Reread = Box<dyn Fn(&Plan) -> Result<Plan, String>>;
+
+/// One configuration that is in service, or on its way.
+struct Loaded {
+    generation: Generation,
+    plan: Rc<Plan>,
+    sockets: Sockets,
+    identity: Identity,
+}
+
+/// What the master holds.
+pub(crate) struct Hands {
+    crew: Crew,
+    reread: Reread,
+    zone: Zone,
+    /// Keeps the zone's memory file open, for whoever takes it over.
+    _memory: SharedWords,
+    current: Option<Loaded>,
+    before: Option<Loaded>,
+    demo: Option<Rc<Listener>>,
+    generations: Generation,
+    /// Both ends of the pipe that tells children of the master's death; nothing is ever written into it.
+    lifeline: (OwnedFd, OwnedFd),
+    pub(crate) awaited: Vec<Awaited>,
+}
+
+/// What an action came to.
+pub(crate) enum Outcome {
+    /// This has happened.
+    Event(Event),
+    /// The master leaves.
+    Done(u8),
+}
+
+impl Hands {
+    /// Binds the sockets and makes the zone of a first start.
+    pub(crate) fn open(plan: Plan, crew: Crew, reread: Reread, seed: [u64; 2]) -> Result<Self, StartError> {
+        let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Zone)?;
+        let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Zone)?)) } else { None };
+        let loaded = Loaded::new(plan, 1, None).map_err(StartError::Load)?;
+        zone.assign_windows(&loaded.plan.windows(), &[]).map_err(|error| StartError::Load(Refused::of(error)))?;
+        let lifeline = process::pipe().map_err(StartError::Zone)?;
+        let current = Some(loaded);
+        Ok(Self {
+            crew,
+            reread,
+            zone,
+            _memory: memory,
+            current,
+            before: None,
+            demo,
+            generations: 1,
+            lifeline,
+            awaited: Vec::new(),
+        })
+    }
+
+    pub(crate) fn zone(&self) -> Zone {
+        self.zone
+    }
+
+    /// Where the newest configuration listens.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let current = self.current.iter();
+        current.flat_map(|loaded| loaded.sockets.addresses().map(ToString::to_string)).collect()
+    }
+
+    /// What the newest configuration wants of the processes.
+    pub(crate) fn wish(&self) -> Option<Wish> {
+        self.current.as_ref().map(|loaded| wish(&loaded.plan))
+    }
+
+    /// Does one thing.
+    pub(crate) fn perform(&mut self, action: &Action, seen: &Observed) -> Outcome {
+        Outcome::Event(match action {
+            Action::Load => self.load(seen),
+            Action::Fork { place, generation } => self.fork(*place, *generation, seen),
+            Action::Tell { pid, order, why } => self.tell(*pid, (*order, *why), seen),
+            Action::Commit => self.commit(),
+            Action::RollBack { reason } => self.roll_back(reason),
+            Action::CloseListeners => self.close_listeners(),
+            Action::Done(code) => return Outcome::Done(*code),
+        })
+    }
+
+    /// Reads, checks and binds. On any error everything stays as it is.
+    fn load(&mut self, seen: &Observed) -> Event {
+        match self.try_load(seen) {
+            Ok(loaded) => {
+                let event = Event::Loaded { generation: loaded.generation, wish: wish(&loaded.plan) };
+                log::info!("reload: generation {} is checked and bound, rolling it out", loaded.generation);
+                self.before = self.current.replace(loaded);
+                event
+            }
+            Err(Refused { reasons, .. }) => {
+                log::error!("reload refused, generation {} keeps serving", self.serving());
+                for reason in reasons.iter().flat_map(|reason| reason.lines()) {
+                    log::error!("reload refused: {reason}");
+                }
+                Event::LoadRefused
+            }
+        }
+    }
+
+    fn try_load(&mut self, seen: &Observed) -> Result<Loaded, Refused> {
+        let Some(current) = &self.current else { return Err(Refused::of("the gate is stopping")) };
+        let plan = (self.reread)(&current.plan).map_err(Refused::of)?;
+        let rows_left = gate_zone::layout::ROWS - 1 - seen.processes.len();
+        let rows_needed = usize::from(plan.workers) + 1;
+        if rows_left < rows_needed {
+            return Err(Refused::of(format!(
+                "{} processes of earlier generations are still draining, and the scoreboard has room for {rows_left} \
+                 more where this reload needs {rows_needed}; wait, or lower graceful_timeout",
+                seen.processes.len()
+            )));
+        }
+        self.zone.assign_windows(&plan.windows(), &current.plan.windows()).map_err(Refused::of)?;
+        let loaded = Loaded::new(plan, self.generations + 1, Some(&current.sockets))?;
+        self.generations += 1;
+        Ok(loaded)
+    }
+
+    fn serving(&self) -> Generation {
+        self.zone.generation()
+    }
+
+    fn fork(&mut self, place: Place, generation: Generation, seen: &Observed) -> Event {
+        match self.try_fork(place, generation, seen) {
+            Ok(event) => event,
+            Err(error) => {
+                log::error!("cannot fork {place}: {error}; trying again");
+                Event::ForkFailed { place }
+            }
+        }
+    }
+
+    fn try_fork(&mut self, place: Place, generation: Generation, seen: &Observed) -> io::Result<Event> {
+        let taken: Vec<usize> = seen.processes.iter().map(|process| process.row).collect();
+        let row = self.zone.scoreboard().set_aside(&taken).ok_or_else(|| io::Error::other("no row free"))?;
+        let (read, write) = process::pipe()?;
+        let birth = self.birth(place, generation, (row, Announce::new(write)))?;
+        let crew = &self.crew;
+        let pid = process::spawn(birth, |birth| {
+            title::set(&format!("ollama-gate: {place}"));
+            crew(birth)
+        })?;
+        self.awaited.push(Awaited::new(pid, read));
+        log::debug!("{place} of generation {generation} is forked as {pid}");
+        Ok(Event::Forked { pid, place, generation, row })
+    }
+
+    fn birth(&mut self, place: Place, generation: Generation, (row, announce): (usize, Announce)) -> io::Result<Birth> {
+        let (zone, demo) = (self.zone, self.demo.clone());
+        let lifeline = self.lifeline.0.try_clone()?;
+        let loaded = self.loaded(generation)?;
+        let listeners = match place.role {
+            Role::Worker => loaded.sockets.of_slot(place.slot)?,
+            Role::Monitor => Vec::new(),
+            Role::Demo => demo.iter().cloned().collect(),
+        };
+        Ok(Birth {
+            place,
+            generation,
+            plan: Rc::clone(&loaded.plan),
+            listeners,
+            demo: demo.as_deref().and_then(tcp_address),
+            zone,
+            row: zone.scoreboard().row(row),
+            identity: loaded.identity.clone(),
+            announce,
+            lifeline,
+        })
+    }
+
+    fn loaded(&mut self, generation: Generation) -> io::Result<&mut Loaded> {
+        let mut both = self.current.iter_mut().chain(&mut self.before);
+        both.find(|loaded| loaded.generation == generation)
+            .ok_or_else(|| io::Error::other(format!("generation {generation} is gone")))
+    }
+
+    fn tell(&mut self, pid: Pid, (order, why): (Order, Why), seen: &Observed) -> Event {
+        if let Some(process) = seen.processes.iter().find(|process| process.pid == pid) {
+            report(process.place, pid, order, why);
+            if why == Why::Surplus
+                && let Some(loaded) = &mut self.current
+            {
+                // From here on only the worker itself holds its own socket, and empties it before it closes it.
+                loaded.sockets.shrink(process.place.slot);
+            }
+        }
+        let signal = match order {
+            Order::Drain => Signal::SIGTERM,
+            Order::Quit => Signal::SIGQUIT,
+            Order::Abort => Signal::SIGABRT,
+            Order::Kill => Signal::SIGKILL,
+        };
+        if let Err(error) = process::kill(pid, signal) {
+            log::error!("cannot send {signal} to {pid}: {error}");
+        }
+        Event::Ordered { pid, order, why }
+    }
+
+    fn commit(&mut self) -> Event {
+        if let Some(current) = &self.current {
+            self.zone.tell_generation(current.generation);
+            if let Some(before) = self.before.take() {
+                before.sockets.retire(Some(&current.sockets));
+            }
+            log::info!("generation {} serves with {} workers", current.generation, current.plan.workers);
+        }
+        Event::Committed
+    }
+
+    fn roll_back(&mut self, reason: &str) -> Event {
+        if let (Some(before), Some(failed)) = (self.before.take(), self.current.take()) {
+            log::error!("reload failed, back to generation {}: {reason}", before.generation);
+            failed.sockets.retire(Some(&before.sockets));
+            self.current = Some(before);
+        }
+        Event::RolledBack
+    }
+
+    fn close_listeners(&mut self) -> Event {
+        for loaded in self.current.take().into_iter().chain(self.before.take()) {
+            loaded.sockets.retire(None);
+        }
+        Event::ListenersClosed
+    }
+
+    /// What a process that has ended had still to say.
+    pub(crate) fn last_word(&mut self, pid: Pid) -> Option<Event> {
+        let awaited = self.awaited.iter_mut().find(|awaited| awaited.pid == pid)?;
+        match awaited.read() {
+            Word::Said(event) => Some(event),
+            Word::Nothing | Word::Open => None,
+        }
+    }
+
+    /// Settles what a reaped process leaves behind.
+    pub(crate) fn bury(&mut self, pid: Pid, row: Option<usize>) {
+        self.awaited.retain(|awaited| awaited.pid != pid);
+        if let Some(row) = row {
+            self.zone.scoreboard().settle(row);
+        }
+    }
+}
+
+impl Loaded {
+    fn new(plan: Plan, generation: Generation, held: Option<&Sockets>) -> Result<Self, Refused> {
+        let identity = Identity::find(plan.user.as_deref(), plan.group.as_deref()).map_err(Refused::of)?;
+        let mode = if plan.reuse_port { Mode::PerWorker } else { Mode::Shared };
+        let wanted: Vec<Address> = plan.bind.iter().map(address).collect();
+        let sockets = Sockets::bind(&wanted, mode, plan.backlog.cast_signed(), held).map_err(|errors| Refused::binding(&errors))?;
+        Ok(Self { generation, plan: Rc::new(plan), sockets, identity })
+    }
+}
+
+/// Why a configuration cannot be put into service: every reason.
+#[derive(Debug)]
+pub struct Refused {
+    /// One text each; a text may have several lines.
+    pub reasons: Vec<String>,
+    /// Whether an address is the reason.
+    pub cause: Cause,
+}
+
+/// What kind of reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// An address cannot be bound.
+    Address,
+    /// Anything else.
+    Configuration,
+}
+
+impl Refused {
+    fn of(reason: impl ToString) -> Self {
+        Self { reasons: vec![reason.to_string()], cause: Cause::Configuration }
+    }
+
+    fn binding(errors: &[BindError]) -> Self {
+        Self { reasons: errors.iter().map(ToString::to_string).collect(), cause: Cause::Address }
+    }
+}
+
+fn wish(plan: &Plan) -> Wish {
+    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    Wish {
+        workers: u32::from(plan.workers),
+        boot_ms: ms(plan.boot_timeout),
+        graceful_ms: ms(plan.graceful_timeout),
+        liveness_ms: plan.timeout.map_or(0, ms),
+        demo: if plan.demo { Demo::On } else { Demo::Off },
+    }
+}
+
+fn address(bind: &Bind) -> Address {
+    match bind {
+        Bind::Tcp(address) => Address::Tcp(*address),
+        Bind::Unix(path) => Address::Unix(path.clone()),
+        Bind::Fd(number) => Address::Inherited(number.unsigned_abs()),
+    }
+}
+
+fn entries(plan: &Plan) -> NonZeroUsize {
+    NonZeroUsize::new(plan.limit_entries).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The simulated backend listens on loopback, on a port of the kernel's choice.
+fn demo_listener() -> io::Result<Listener> {
+    /// Connections that may wait for the demo; its clients are our own workers.
+    const BACKLOG: i32 = 1024;
+    Listener::bind(&Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), BACKLOG)
+}
+
+fn tcp_address(listener: &Listener) -> Option<SocketAddr> {
+    match listener.address() {
+        Address::Tcp(address) => Some(*address),
+        Address::Unix(_) | Address::Inherited(_) => None,
+    }
+}
+
+/// One line for the operator, where there is something to know.
+fn report(place: Place, pid: Pid, order: Order, why: Why) {
+    match why {
+        Why::Stopping | Why::Replaced | Why::Surplus => log::debug!("{place} ({pid}): {order:?}, {why:?}"),
+        Why::BootTimeout => log::error!("{place} ({pid}) was not ready within boot_timeout: killing it"),
+        Why::Silent => {
+            log::error!("{place} ({pid}) has not beaten within timeout: aborting it, a successor follows");
+        }
+        Why::GraceOver => log::warn!("{place} ({pid}) did not leave in time: killing it"),
+        Why::Abandoned => log::info!("{place} ({pid}) is of a generation that was given up: killing it"),
+    }
+}

@@ -1,0 +1,320 @@
+//! What is: the processes, each in one state, and what each place has been through. Changed by events alone.
+
+use std::collections::BTreeMap;
+
+use gate_sys::process::{Exit, Pid};
+use gate_zone::{Place, Role};
+
+use crate::event::{Event, Generation, Ms, Order, Why};
+
+/// A process that ends sooner than this after its fork, or before it was ready, counts as a failure of its place; one
+/// that lived longer has shown that the place works.
+const STABLE_MS: Ms = 1_000;
+
+/// First pause after the second failure in a row (the first is made good at once), doubled with each further one.
+const BACKOFF_FIRST_MS: Ms = 100;
+
+/// Longest pause: an operator who mends the cause does not wait longer than this for the next try.
+const BACKOFF_MAX_MS: Ms = 30_000;
+
+/// How long a process may take to leave after QUIT, or to write its core after ABRT.
+const LAST_WORDS_MS: Ms = 1_000;
+
+/// The master gives its children this much beyond the graceful timeout, which they keep themselves.
+const GRACE_MARGIN_MS: Ms = 1_000;
+
+/// A master that wakes this much later than it meant to was stopped itself (SIGSTOP, a debugger, a suspended machine):
+/// old heartbeats say nothing then.
+const OVERSLEPT_MS: Ms = 1_000;
+
+/// Where in its life a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Forked; must be ready by then.
+    Starting {
+        /// Deadline.
+        ready_by: Ms,
+    },
+    /// Serving.
+    Ready,
+    /// Told to finish; must be gone by then.
+    Draining {
+        /// Deadline.
+        kill_at: Ms,
+    },
+    /// Told to leave at once, or to abort; must be gone by then.
+    Leaving {
+        /// Deadline.
+        kill_at: Ms,
+    },
+    /// Sent the signal that cannot be refused.
+    Killed,
+}
+
+/// One process of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its pid.
+    pub pid: Pid,
+    /// Where it belongs.
+    pub place: Place,
+    /// What it runs.
+    pub generation: Generation,
+    /// Its row of the scoreboard.
+    pub row: usize,
+    /// Where in its life it is.
+    pub state: State,
+    /// When it was forked.
+    pub forked_at: Ms,
+    /// When it said it serves.
+    pub ready_at: Option<Ms>,
+    /// When its heart last beat.
+    pub beat_at: Ms,
+    /// Whether its end is meant.
+    pub wanted: Wanted,
+    /// What it said it could not start for.
+    pub excuse: Option<String>,
+}
+
+/// Whether a process should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its end would be a failure.
+    Yes,
+    /// It was told to go; its end is none.
+    No,
+}
+
+/// What a place has been through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct History {
+    failures: u32,
+    not_before: Ms,
+}
+
+/// How far the master is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The first generation has not been ready yet: a process that cannot boot is the operator's to know at once.
+    FirstStart,
+    /// It has; from here on nothing that fails to boot takes the rest down.
+    Serving,
+}
+
+/// A process that ended without having been ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedBoot {
+    /// What it ran.
+    pub generation: Generation,
+    /// What it died of.
+    pub reason: String,
+}
+
+/// What is.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// All processes of ours, oldest first.
+    pub processes: Vec<Process>,
+    /// How far the master is.
+    pub phase: Phase,
+    /// Since the last load, commit or rollback: the first process that could not boot.
+    pub failed_boot: Option<FailedBoot>,
+    /// Whether the master still holds its listeners.
+    pub listening: Listening,
+    places: BTreeMap<Place, History>,
+    now: Ms,
+    woken_by: Ms,
+    boot_ms: Ms,
+    graceful_ms: Ms,
+    dice: u64,
+}
+
+/// Whether the master still holds its listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// It does.
+    Open,
+    /// It has closed its copies.
+    Closed,
+}
+
+impl Observed {
+    /// A world without processes. `dice` seeds the jitter of backoff.
+    pub fn new(now: Ms, dice: u64) -> Self {
+        Self {
+            processes: Vec::new(),
+            phase: Phase::FirstStart,
+            failed_boot: None,
+            listening: Listening::Open,
+            places: BTreeMap::new(),
+            now,
+            woken_by: now,
+            boot_ms: 0,
+            graceful_ms: 0,
+            dice,
+        }
+    }
+
+    /// Sets the deadlines that later orders and forks get.
+    pub fn allow(&mut self, boot_ms: Ms, graceful_ms: Ms) {
+        self.boot_ms = boot_ms;
+        self.graceful_ms = graceful_ms;
+    }
+
+    /// Tells that time has passed, and until when the master means to sleep next.
+    pub fn woke(&mut self, now: Ms, wake_at: Option<Ms>) {
+        self.now = now;
+        self.woken_by = wake_at.unwrap_or(now).max(now);
+    }
+
+    /// The time of the last waking.
+    pub fn now(&self) -> Ms {
+        self.now
+    }
+
+    /// Takes in what has happened, at `now`.
+    pub fn apply(&mut self, event: &Event, now: Ms) {
+        match event {
+            Event::Forked { pid, place, generation, row } => {
+                let state = State::Starting { ready_by: now + self.boot_ms };
+                let (pid, place, generation, row) = (*pid, *place, *generation, *row);
+                self.processes.push(Process {
+                    pid,
+                    place,
+                    generation,
+                    row,
+                    state,
+                    forked_at: now,
+                    ready_at: None,
+                    beat_at: now,
+                    wanted: Wanted::Yes,
+                    excuse: None,
+                });
+            }
+            Event::ForkFailed { place } => self.failed(*place, now),
+            Event::Ready(pid) => self.ready(*pid, now),
+            Event::BootFailed { pid, reason } => {
+                if let Some(process) = self.process(*pid) {
+                    process.excuse = Some(reason.clone());
+                }
+            }
+            Event::Ordered { pid, order, why } => self.ordered(*pid, (*order, *why), now),
+            Event::Exited { pid, exit } => self.exited(*pid, *exit, now),
+            Event::Beats(beats) => self.beats(beats, now),
+            Event::Loaded { .. } | Event::RolledBack => self.failed_boot = None,
+            Event::Committed => {
+                self.failed_boot = None;
+                self.phase = Phase::Serving;
+            }
+            Event::ListenersClosed => self.listening = Listening::Closed,
+            Event::StopAsked(_)
+            | Event::ReloadAsked
+            | Event::WorkerMoreAsked
+            | Event::WorkerFewerAsked
+            | Event::LoadRefused => {}
+        }
+    }
+
+    /// One process, by pid.
+    pub fn process(&mut self, pid: Pid) -> Option<&mut Process> {
+        self.processes.iter_mut().find(|process| process.pid == pid)
+    }
+
+    /// The processes of one place.
+    pub fn at(&self, place: Place) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(move |process| process.place == place)
+    }
+
+    /// When a place may fork again.
+    pub fn not_before(&self, place: Place) -> Ms {
+        self.places.get(&place).map_or(0, |history| history.not_before)
+    }
+
+    fn ready(&mut self, pid: Pid, now: Ms) {
+        let Some(process) = self.process(pid) else { return };
+        if let State::Starting { .. } = process.state {
+            process.state = State::Ready;
+            process.ready_at = Some(now);
+            process.beat_at = now;
+        }
+    }
+
+    fn ordered(&mut self, pid: Pid, (order, why): (Order, Why), now: Ms) {
+        let grace = self.graceful_ms + GRACE_MARGIN_MS;
+        let Some(process) = self.process(pid) else { return };
+        process.state = match order {
+            Order::Drain => State::Draining { kill_at: now + grace },
+            Order::Quit | Order::Abort => State::Leaving { kill_at: now + LAST_WORDS_MS },
+            Order::Kill => State::Killed,
+        };
+        match why {
+            Why::Stopping | Why::Replaced | Why::Surplus | Why::Abandoned => process.wanted = Wanted::No,
+            Why::BootTimeout | Why::Silent | Why::GraceOver => {}
+        }
+    }
+
+    fn exited(&mut self, pid: Pid, exit: Exit, now: Ms) {
+        let Some(index) = self.processes.iter().position(|process| process.pid == pid) else { return };
+        let dead = self.processes.remove(index);
+        if dead.wanted == Wanted::No {
+            return;
+        }
+        if dead.ready_at.is_none() {
+            let reason = dead.excuse.unwrap_or_else(|| format!("{} {} before it was ready", dead.place, told(exit)));
+            self.boot_failed(FailedBoot { generation: dead.generation, reason });
+        }
+        if dead.ready_at.is_some() && now.saturating_sub(dead.forked_at) >= STABLE_MS {
+            self.places.insert(dead.place, History::default());
+        } else {
+            self.failed(dead.place, now);
+        }
+    }
+
+    /// Keeps the first reason of a generation, and the newest generation that had one.
+    fn boot_failed(&mut self, failed: FailedBoot) {
+        if self.failed_boot.as_ref().is_none_or(|known| known.generation < failed.generation) {
+            self.failed_boot = Some(failed);
+        }
+    }
+
+    /// One more failure of a place: at once again after the first, then with doubled pauses.
+    fn failed(&mut self, place: Place, now: Ms) {
+        let jitter = self.roll();
+        let history = self.places.entry(place).or_default();
+        history.failures += 1;
+        let pause = match history.failures {
+            1 => 0,
+            more => (BACKOFF_FIRST_MS << (more - 2).min(20)).min(BACKOFF_MAX_MS),
+        };
+        // Between half and all of the pause, so that places that fail together do not fork together.
+        history.not_before = now + pause - (pause / 2) * (jitter % 1024) / 1024;
+    }
+
+    fn beats(&mut self, beats: &[(Pid, Ms)], now: Ms) {
+        let overslept = now > self.woken_by + OVERSLEPT_MS;
+        for process in &mut self.processes {
+            let beat = beats.iter().find(|(pid, _)| *pid == process.pid).map_or(0, |(_, at)| *at);
+            process.beat_at = if overslept { now } else { process.beat_at.max(beat) };
+        }
+    }
+
+    /// SplitMix64: enough for jitter, and the same for the same seed.
+    fn roll(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.dice ^ (self.dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 11
+    }
+
+    /// Whether a process of this role counts as running the target, whatever its generation.
+    pub fn ageless(role: Role) -> bool {
+        role == Role::Demo
+    }
+}
+
+/// An exit in words: `exited with code 1`, `was ended by SIGKILL`.
+pub fn told(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with code {code}"),
+        Exit::Signal(signal) => format!("was ended by {signal}"),
+    }
+}

@@ -1,0 +1,271 @@
+//! Single decisions, by hand. Whole lives are in the simulation beside this file.
+
+use gate_sys::process::{Exit, Pid};
+use gate_sys::signals::Signal;
+
+use super::*;
+use crate::event::{Demo, Event, Wish};
+
+const WISH: Wish = Wish { workers: 2, boot_ms: 100, graceful_ms: 1_000, liveness_ms: 500, demo: Demo::Off };
+
+/// A wish and a world, fed by hand.
+struct Stage {
+    want: Desired,
+    seen: Observed,
+    now: Ms,
+    pids: i32,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let mut seen = Observed::new(0, 1);
+        seen.allow(WISH.boot_ms, WISH.graceful_ms);
+        Self { want: Desired::first(WISH), seen, now: 0, pids: 100 }
+    }
+
+    /// Two workers and a monitor, ready and committed.
+    fn serving() -> Self {
+        let mut stage = Self::new();
+        stage.act();
+        stage.all_ready();
+        stage.act();
+        assert_eq!(stage.seen.phase, Phase::Serving);
+        stage
+    }
+
+    fn event(&mut self, event: Event) {
+        self.want.apply(&event);
+        self.seen.apply(&event, self.now);
+    }
+
+    fn steps(&self) -> Steps {
+        reconcile(&self.want, &self.seen, self.now)
+    }
+
+    /// Does what is decided, until nothing is; returns it all.
+    fn act(&mut self) -> Vec<Action> {
+        let mut done = Vec::new();
+        for _ in 0..100 {
+            let steps = self.steps();
+            if steps.actions.is_empty() || steps.actions.iter().any(|action| matches!(action, Action::Done(_))) {
+                done.extend(steps.actions);
+                return done;
+            }
+            for action in steps.actions {
+                self.perform(&action);
+                done.push(action);
+            }
+        }
+        panic!("decisions without end: {done:?}");
+    }
+
+    fn perform(&mut self, action: &Action) {
+        let event = match action {
+            Action::Load => Event::Loaded { generation: self.want.target + 1, wish: WISH },
+            Action::Fork { place, generation } => {
+                self.pids += 1;
+                let (place, generation) = (*place, *generation);
+                Event::Forked { pid: Pid::from_raw(self.pids), place, generation, row: 1 }
+            }
+            Action::Tell { pid, order, why } => Event::Ordered { pid: *pid, order: *order, why: *why },
+            Action::Commit => Event::Committed,
+            Action::RollBack { .. } => Event::RolledBack,
+            Action::CloseListeners => Event::ListenersClosed,
+            Action::Done(_) => return,
+        };
+        self.event(event);
+    }
+
+    fn in_state(&self, wanted: fn(State) -> bool) -> Vec<Pid> {
+        self.seen.processes.iter().filter(|process| wanted(process.state)).map(|process| process.pid).collect()
+    }
+
+    fn starting(&self) -> Vec<Pid> {
+        self.in_state(|state| matches!(state, State::Starting { .. }))
+    }
+
+    fn ready(&self) -> Vec<Pid> {
+        self.in_state(|state| state == State::Ready)
+    }
+
+    fn all_ready(&mut self) {
+        for pid in self.starting() {
+            self.event(Event::Ready(pid));
+        }
+    }
+
+    fn dies(&mut self, pid: Pid) {
+        self.event(Event::Exited { pid, exit: Exit::Signal(Signal::SIGKILL) });
+    }
+}
+
+fn forks(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Fork { .. })).count()
+}
+
+#[test]
+fn a_first_start_forks_all_at_once_and_commits_when_all_are_ready() {
+    let mut stage = Stage::new();
+    assert_eq!(forks(&stage.act()), 3);
+    let starting = stage.starting();
+    stage.event(Event::Ready(starting[0]));
+    assert_eq!(stage.act(), []);
+    stage.all_ready();
+    assert_eq!(stage.act(), [Action::Commit]);
+}
+
+#[test]
+fn a_first_start_that_cannot_boot_ends_with_a_code() {
+    let mut stage = Stage::new();
+    stage.act();
+    let pid = stage.starting()[0];
+    stage.event(Event::BootFailed { pid, reason: "no".into() });
+    stage.event(Event::Exited { pid, exit: Exit::Code(78) });
+    stage.act();
+    for pid in stage.in_state(|_| true) {
+        stage.dies(pid);
+    }
+    assert_eq!(stage.act(), [Action::Done(EX_CONFIG)]);
+}
+
+#[test]
+fn a_dead_worker_is_replaced_at_once_and_a_dying_one_ever_more_slowly() {
+    let mut stage = Stage::serving();
+    stage.now = 5_000;
+    let beats = stage.ready().into_iter().map(|pid| (pid, stage.now)).collect();
+    stage.event(Event::Beats(beats));
+    let victim = stage.ready()[0];
+    stage.dies(victim);
+    assert_eq!(forks(&stage.act()), 1, "one that had lived is replaced at once");
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        let pid = stage.starting()[0];
+        stage.dies(pid);
+        let died_at = stage.now;
+        while forks(&stage.act()) == 0 {
+            stage.now = stage.steps().wake_at.expect("a pause has an end");
+            let beats = stage.seen.processes.iter().map(|process| (process.pid, stage.now)).collect();
+            stage.event(Event::Beats(beats));
+        }
+        pauses.push(stage.now - died_at);
+    }
+    assert_eq!(pauses[0], 0);
+    assert!(pauses[1] >= 50 && pauses[11] >= 15_000 && pauses.iter().all(|pause| *pause <= 30_000), "{pauses:?}");
+    assert!(pauses.windows(2).skip(1).take(7).all(|pair| pair[1] > pair[0] / 2), "{pauses:?}");
+}
+
+#[test]
+fn a_reload_replaces_one_after_the_other_and_never_waits_for_a_drain() {
+    let mut stage = Stage::serving();
+    stage.event(Event::ReloadAsked);
+    assert_eq!(forks(&stage.act()), 1);
+    for round in 1..=3 {
+        let pid = stage.starting()[0];
+        stage.event(Event::Ready(pid));
+        let actions = stage.act();
+        assert_eq!(stage.ready().len(), 3, "as many serve as ever");
+        assert_eq!(stage.in_state(|state| matches!(state, State::Draining { .. })).len(), round);
+        assert_eq!(actions.last() == Some(&Action::Commit), round == 3);
+    }
+    assert!(stage.seen.processes.iter().filter(|process| process.state == State::Ready).all(|p| p.generation == 2));
+}
+
+#[test]
+fn a_generation_that_does_not_come_up_is_rolled_back_slot_by_slot() {
+    let mut stage = Stage::serving();
+    stage.event(Event::ReloadAsked);
+    stage.act();
+    let pid = stage.starting()[0];
+    stage.event(Event::Ready(pid));
+    stage.act();
+    let second = stage.starting()[0];
+    stage.event(Event::BootFailed { pid: second, reason: "no such file".into() });
+    stage.event(Event::Exited { pid: second, exit: Exit::Code(78) });
+    let actions = stage.act();
+    assert_eq!(actions[0], Action::RollBack { reason: "no such file".into() });
+    assert_eq!(stage.want.target, 1);
+    stage.all_ready();
+    stage.act();
+    let ready: Vec<_> = stage.seen.processes.iter().filter(|process| process.state == State::Ready).collect();
+    assert!(ready.len() == 3 && ready.iter().all(|process| process.generation == 1), "{ready:?}");
+    assert_eq!(stage.act(), []);
+}
+
+#[test]
+fn a_reload_during_a_reload_waits_and_a_stop_does_not() {
+    let mut stage = Stage::serving();
+    stage.event(Event::ReloadAsked);
+    stage.act();
+    stage.event(Event::ReloadAsked);
+    stage.event(Event::ReloadAsked);
+    assert_eq!(stage.act(), []);
+    while stage.want.fallback.is_some() {
+        stage.all_ready();
+        stage.act();
+    }
+    assert_eq!(stage.want.target, 3, "two requests during a roll are one more reload");
+    stage.event(Event::StopAsked(Stop::Graceful));
+    let actions = stage.act();
+    assert!(actions.contains(&Action::CloseListeners));
+    assert_eq!(forks(&actions), 0);
+}
+
+#[test]
+fn a_silent_worker_is_aborted_then_killed_and_a_slept_master_blames_nobody() {
+    let mut stage = Stage::serving();
+    let silent = stage.ready()[0];
+    let beat = |stage: &Stage| -> Vec<_> {
+        stage.ready().into_iter().filter(|pid| *pid != silent).map(|pid| (pid, stage.now)).collect()
+    };
+    stage.now = 600;
+    stage.seen.woke(stage.now, None);
+    let beats = beat(&stage);
+    stage.event(Event::Beats(beats));
+    let actions = stage.act();
+    assert_eq!(actions[0], Action::Tell { pid: silent, order: Order::Abort, why: Why::Silent });
+    assert_eq!(forks(&actions), 1, "its successor does not wait for its end");
+    stage.now = 1_700;
+    let beats = beat(&stage);
+    stage.event(Event::Beats(beats));
+    assert!(stage.act().contains(&Action::Tell { pid: silent, order: Order::Kill, why: Why::GraceOver }));
+
+    let mut stage = Stage::serving();
+    stage.seen.woke(0, Some(100));
+    stage.now = 60_000;
+    stage.event(Event::Beats(Vec::new()));
+    assert_eq!(stage.act(), [], "the master itself had been stopped");
+}
+
+#[test]
+fn fewer_and_more_workers() {
+    let mut stage = Stage::serving();
+    stage.event(Event::WorkerFewerAsked);
+    assert!(matches!(stage.act()[..], [Action::Tell { order: Order::Drain, why: Why::Surplus, .. }]));
+    stage.event(Event::WorkerFewerAsked);
+    assert_eq!(stage.want.wish.workers, 1, "one stays");
+    stage.event(Event::WorkerMoreAsked);
+    stage.event(Event::WorkerMoreAsked);
+    assert_eq!(forks(&stage.act()), 2);
+    stage.all_ready();
+    stage.event(Event::ReloadAsked);
+    stage.act();
+    assert_eq!(stage.want.wish.workers, 3, "a reload that names the same number keeps what was asked since");
+}
+
+#[test]
+fn stopping_escalates() {
+    let mut stage = Stage::serving();
+    stage.event(Event::StopAsked(Stop::Graceful));
+    let told = |actions: &[Action], wanted: Order| {
+        actions.iter().filter(|action| matches!(action, Action::Tell { order, .. } if *order == wanted)).count()
+    };
+    assert_eq!(told(&stage.act(), Order::Drain), 2, "the monitor stays while workers drain");
+    stage.event(Event::StopAsked(Stop::Graceful));
+    assert_eq!(told(&stage.act(), Order::Quit), 3);
+    stage.now += 1_000;
+    assert_eq!(told(&stage.act(), Order::Kill), 3);
+    for pid in stage.in_state(|_| true) {
+        stage.dies(pid);
+    }
+    assert_eq!(stage.act(), [Action::Done(EX_OK)]);
+}

@@ -1,0 +1,83 @@
+//! The pid file: written under a lock that dies with its holder, so a stale file never blocks a start.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why there is no pid file.
+#[derive(Debug)]
+pub enum PidFileError {
+    /// Another live process holds the lock; the number it wrote, when readable.
+    Held(Option<u32>),
+    /// The file cannot be opened, locked or written.
+    Io(io::Error),
+}
+
+impl From<io::Error> for PidFileError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A locked pid file of this process. Dropping it removes the file.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl PidFile {
+    /// Opens `path`, locks it and writes this process's pid and a newline into it (mode 0644).
+    ///
+    /// # Errors
+    /// [`PidFileError::Held`] when another live process holds it; a file left by a dead one is taken over.
+    pub fn claim(path: &Path) -> Result<Self, PidFileError> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
+        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut said = String::new();
+                let holder = file.read_to_string(&mut said).ok().and_then(|_| said.trim().parse().ok());
+                return Err(PidFileError::Held(holder));
+            }
+            Err((_, other)) => return Err(PidFileError::Io(other.into())),
+        };
+        lock.set_len(0)?;
+        lock.rewind()?;
+        writeln!(lock, "{}", std::process::id())?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            log_once(&self.path, &error);
+        }
+    }
+}
+
+/// Nobody is left to hand the error to: it goes to standard error.
+fn log_once(path: &Path, error: &io::Error) {
+    eprintln!("ollama-gate: cannot remove pid file {}: {error}", path.display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_held_once_and_taken_over_when_stale() {
+        let path = std::env::temp_dir().join(format!("gate-pidfile-{}", std::process::id()));
+        std::fs::write(&path, "999999\n").unwrap();
+        let first = PidFile::claim(&path).expect("a file without a lock is stale");
+        assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held(Some(pid))) if pid == std::process::id()));
+        drop(first);
+        assert!(!path.exists());
+    }
+}

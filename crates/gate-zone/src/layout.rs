@@ -1,0 +1,108 @@
+//! The zone's layout: which word means what, and who writes it. One table, to be checked by eye.
+//!
+//! Offsets in [`header`] count from the start of the zone, offsets in [`row`] from the start of a row. Everything else
+//! in this crate goes through these names.
+
+/// Tells a zone from other memory: "gatezone" in ASCII.
+pub const MAGIC: u64 = u64::from_be_bytes(*b"gatezone");
+
+/// Changes with every change of this file. A zone of another version is not read.
+pub const VERSION: u64 = 1;
+
+/// Words of the zone's head, written by the master; once, unless said otherwise.
+pub mod header {
+    /// [`super::MAGIC`].
+    pub const MAGIC: usize = 0;
+    /// [`super::VERSION`].
+    pub const VERSION: usize = 1;
+    /// The zone's birth in `CLOCK_BOOTTIME` nanoseconds. Limits count from here.
+    pub const EPOCH: usize = 2;
+    /// First half of the hash seed of the limiter's keys.
+    pub const SEED_LOW: usize = 3;
+    /// Second half.
+    pub const SEED_HIGH: usize = 4;
+    /// Entries (words) of each limiter region.
+    pub const ENTRIES: usize = 5;
+    /// One more than the highest scoreboard row ever in use, so that readers need not scan all.
+    /// Written by the master, and only grows.
+    pub const ROWS_USED: usize = 6;
+    /// What the monitor last saw of the backend; see [`crate::probe`]. Written by the monitor alone.
+    pub const PROBE: usize = 7;
+    /// Generation that serves (the newest one that has committed). Written by the master.
+    pub const GENERATION: usize = 8;
+    /// Window lengths in nanoseconds of the limiter's fixed-window regions; 0 is an unused region.
+    /// Written by the master before any worker that uses it is forked.
+    pub const WINDOWS: usize = 16;
+    /// How many window lengths can be in use at once.
+    pub const WINDOW_COUNT: usize = 16;
+    /// Words of the head.
+    pub const WORDS: usize = 64;
+}
+
+/// Words of one scoreboard row. A row belongs to a process, not to a slot. Single writer: that process; the master
+/// writes it before the fork and settles it after the process has been reaped.
+pub mod row {
+    /// pid << 32 | generation. Written last at claim, zeroed last at settling; 0 is a free row.
+    pub const OWNER: usize = 0;
+    /// `CLOCK_MONOTONIC` in ms of the last beat.
+    pub const HEARTBEAT: usize = 1;
+    /// Requests begun; in flight = STARTED - FINISHED.
+    pub const STARTED: usize = 2;
+    /// Requests ended. Read before STARTED, so that a reader never sees more ended than begun.
+    pub const FINISHED: usize = 3;
+    /// The process's start time ([`gate_sys::process::born`]), so that a reused pid is not taken for the owner.
+    pub const BORN: usize = 4;
+    /// Role and slot: see [`crate::scoreboard::Place`].
+    pub const PLACE: usize = 5;
+    /// See [`crate::scoreboard::Stage`].
+    pub const STAGE: usize = 6;
+    /// Connections accepted; open = OPENED - CLOSED.
+    pub const OPENED: usize = 7;
+    /// Connections closed. Read before OPENED.
+    pub const CLOSED: usize = 8;
+    /// Answers by class: 2xx or less, 3xx, 4xx, 5xx, in four words.
+    pub const ANSWERS: usize = 9;
+    /// Access log lines lost because the disk could not follow.
+    pub const LOG_LOST: usize = 13;
+    /// Requests refused by a limit.
+    pub const LIMITED: usize = 14;
+    /// Connections opened to backends.
+    pub const BACKEND_OPENED: usize = 15;
+    /// Requests sent to a backend over a connection that had served before.
+    pub const BACKEND_REUSED: usize = 16;
+    /// Requests whose client left before the end.
+    pub const LEFT: usize = 17;
+    /// Latency histogram: bucket i counts answers that took less than 2^i microseconds and not less than 2^(i-1).
+    pub const LATENCY: usize = 24;
+    /// Buckets of the histogram; the last one takes all that is longer (2^31 us are 36 minutes).
+    pub const LATENCY_COUNT: usize = 32;
+    /// Words of a row: eight cache lines, so that two writers never share one.
+    pub const WORDS: usize = 64;
+    /// Words that count, and are added up when a row is settled.
+    pub const COUNTERS: std::ops::Range<usize> = OPENED..LATENCY + LATENCY_COUNT;
+}
+
+/// Rows of the scoreboard. Row 0 is the master's: the sums of all settled rows.
+pub const ROWS: usize = 256;
+
+/// The row in which the master sums up what dead processes had counted.
+pub const SETTLED_ROW: usize = 0;
+
+/// Words that take the place of a full set's ways in each limiter region.
+pub const OVERFLOW_CELLS: usize = 1024;
+
+/// First word of the scoreboard.
+pub const SCOREBOARD: usize = header::WORDS;
+
+/// First word of the limiter.
+pub const LIMITER: usize = SCOREBOARD + ROWS * row::WORDS;
+
+/// Words of one limiter region with `entries` entries.
+pub const fn region_words(entries: usize) -> usize {
+    entries + OVERFLOW_CELLS
+}
+
+/// Words of the whole zone: the fixed-window regions, and one region for GCRA behind them.
+pub const fn zone_words(entries: usize) -> usize {
+    LIMITER + (header::WINDOW_COUNT + 1) * region_words(entries)
+}

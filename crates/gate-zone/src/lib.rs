@@ -1,0 +1,244 @@
+//! What each word of the shared memory means: the head, the scoreboard and the limiter's tables.
+//!
+//! It does not decide who may pass or which process to start; it knows layouts and the protocols (single writer, or
+//! compare-and-swap) by which processes share them without locks.
+//!
+//! Invariant: a process may be killed at any instruction and leaves nothing held; all-zero words are a valid start.
+#![forbid(unsafe_code)]
+
+pub mod layout;
+pub mod limiter;
+pub mod probe;
+pub mod scoreboard;
+pub mod word;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Duration;
+
+use gate_sys::clock;
+use gate_sys::shared::SharedWords;
+
+use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
+pub use crate::probe::Probe;
+pub use crate::scoreboard::{OwnRow, Place, Role, Row, Scoreboard, Stage};
+
+/// The shared memory of one gate. Copies of this handle name the same memory, in every process forked from the
+/// master that made it.
+#[derive(Debug, Clone, Copy)]
+pub struct Zone {
+    words: &'static [AtomicU64],
+}
+
+/// One limiter region: the sets, and the cells that stand in for a full set.
+#[derive(Debug, Clone, Copy)]
+pub struct Region {
+    /// Sets of eight ways.
+    pub sets: &'static [AtomicU64],
+    /// Overflow cells.
+    pub overflow: &'static [AtomicU64],
+}
+
+/// There are more window lengths than regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyWindows;
+
+impl std::fmt::Display for TooManyWindows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "limits use more than {} different window lengths, those of the configuration in service included",
+            header::WINDOW_COUNT
+        )
+    }
+}
+
+impl std::error::Error for TooManyWindows {}
+
+impl Zone {
+    /// Makes a zone whose limiter regions hold `entries` entries each, and the handle that keeps its memory file.
+    ///
+    /// # Errors
+    /// Out of memory or file descriptors.
+    pub fn create(entries: NonZeroUsize, seed: [u64; 2]) -> io::Result<(SharedWords, Self)> {
+        let words = NonZeroUsize::new(layout::zone_words(entries.get())).ok_or(io::ErrorKind::InvalidInput)?;
+        let shared = SharedWords::create(words)?;
+        let zone = Self { words: shared.words() };
+        zone.store(header::EPOCH, clock::boottime_ns());
+        zone.store(header::SEED_LOW, seed[0]);
+        zone.store(header::SEED_HIGH, seed[1]);
+        zone.store(header::ENTRIES, entries.get() as u64);
+        zone.store(header::VERSION, layout::VERSION);
+        zone.store(header::MAGIC, layout::MAGIC);
+        Ok((shared, zone))
+    }
+
+    fn load(self, word: usize) -> u64 {
+        self.words[word].load(Acquire)
+    }
+
+    fn store(self, word: usize, value: u64) {
+        self.words[word].store(value, Release);
+    }
+
+    /// Nanoseconds since the zone was made, on the clock that limits use.
+    pub fn now_ns(self) -> u64 {
+        clock::boottime_ns().saturating_sub(self.load(header::EPOCH))
+    }
+
+    /// Seed of the limiter's key hash.
+    pub fn seed(self) -> [u64; 2] {
+        [self.load(header::SEED_LOW), self.load(header::SEED_HIGH)]
+    }
+
+    /// The scoreboard.
+    pub fn scoreboard(self) -> Scoreboard {
+        let end = SCOREBOARD + layout::ROWS * layout::row::WORDS;
+        Scoreboard { words: &self.words[SCOREBOARD..end], used: &self.words[header::ROWS_USED] }
+    }
+
+    /// What the monitor last saw of the backend.
+    pub fn probe(self) -> Probe {
+        Probe::from_word(self.load(header::PROBE))
+    }
+
+    /// Tells what the monitor has seen. Monitor only.
+    pub fn tell_probe(self, probe: Probe) {
+        self.store(header::PROBE, probe.to_word());
+    }
+
+    /// The generation that serves.
+    pub fn generation(self) -> u32 {
+        self.load(header::GENERATION) as u32
+    }
+
+    /// Says which generation serves. Master only.
+    pub fn tell_generation(self, generation: u32) {
+        self.store(header::GENERATION, u64::from(generation));
+    }
+
+    /// Gives each of the `wanted` window lengths a region. Those in service keep theirs, counts and all; a region that
+    /// neither needs is emptied and given anew. Master only, before it forks a worker that wants them.
+    ///
+    /// # Errors
+    /// [`TooManyWindows`]; nothing has changed then.
+    pub fn assign_windows(self, wanted: &[Duration], in_service: &[Duration]) -> Result<(), TooManyWindows> {
+        let ns = |window: &Duration| window.as_nanos() as u64;
+        let mut table: Vec<u64> = (0..header::WINDOW_COUNT).map(|i| self.load(header::WINDOWS + i)).collect();
+        let mut emptied = Vec::new();
+        for window in wanted.iter().map(ns) {
+            if table.contains(&window) {
+                continue;
+            }
+            let needed =
+                |held: u64| wanted.iter().chain(in_service).map(ns).any(|window| window == held);
+            let index = table.iter().position(|held| *held == 0 || !needed(*held)).ok_or(TooManyWindows)?;
+            table[index] = window;
+            emptied.push(index);
+        }
+        for index in emptied {
+            let region = self.region(index);
+            for word in region.sets.iter().chain(region.overflow) {
+                if word.load(Acquire) != 0 {
+                    word.store(0, Release);
+                }
+            }
+            self.store(header::WINDOWS + index, table[index]);
+        }
+        Ok(())
+    }
+
+    /// The fixed-window region for windows of this length; `None` when the master has not assigned one.
+    pub fn window_region(self, window: Duration) -> Option<Region> {
+        let ns = window.as_nanos() as u64;
+        self.windows().find(|(held, _)| *held == window && ns != 0).map(|(_, region)| region)
+    }
+
+    /// All fixed-window regions in use, with their window lengths.
+    pub fn windows(self) -> impl Iterator<Item = (Duration, Region)> {
+        (0..header::WINDOW_COUNT)
+            .map(move |index| (Duration::from_nanos(self.load(header::WINDOWS + index)), self.region(index)))
+            .filter(|(window, _)| !window.is_zero())
+    }
+
+    /// The region for GCRA.
+    pub fn gcra_region(self) -> Region {
+        self.region(header::WINDOW_COUNT)
+    }
+
+    fn region(self, index: usize) -> Region {
+        let entries = self.load(header::ENTRIES) as usize;
+        let start = layout::LIMITER + index * layout::region_words(entries);
+        let (sets, rest) = self.words[start..].split_at(entries);
+        Region { sets, overflow: &rest[..OVERFLOW_CELLS] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone() -> Zone {
+        Zone::create(NonZeroUsize::new(64).unwrap(), [1, 2]).unwrap().1
+    }
+
+    #[test]
+    fn regions_keep_their_windows_and_their_counts() {
+        let zone = zone();
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        zone.assign_windows(&[minute], &[]).unwrap();
+        zone.window_region(minute).unwrap().sets[5].store(9, Release);
+        zone.assign_windows(&[hour, minute], &[minute]).unwrap();
+        assert_eq!(zone.window_region(minute).unwrap().sets[5].load(Acquire), 9);
+        assert!(zone.window_region(hour).is_some());
+        assert!(zone.window_region(Duration::from_secs(1)).is_none());
+    }
+
+    #[test]
+    fn a_region_that_nobody_needs_is_emptied_and_given_anew() {
+        let zone = zone();
+        let lengths: Vec<_> = (1..=16).map(Duration::from_secs).collect();
+        zone.assign_windows(&lengths, &[]).unwrap();
+        zone.window_region(lengths[0]).unwrap().sets[0].store(7, Release);
+        let more = Duration::from_secs(99);
+        assert_eq!(zone.assign_windows(&[more], &lengths), Err(TooManyWindows));
+        zone.assign_windows(&[more], &lengths[1..]).unwrap();
+        assert_eq!(zone.window_region(more).unwrap().sets[0].load(Acquire), 0);
+        assert!(zone.window_region(lengths[0]).is_none());
+    }
+
+    #[test]
+    fn rows_are_set_aside_claimed_and_settled() {
+        let zone = zone();
+        let board = zone.scoreboard();
+        let first = board.set_aside(&[]).unwrap();
+        let second = board.set_aside(&[first]).unwrap();
+        assert_ne!(first, second);
+        let place = Place { role: Role::Worker, slot: 2 };
+        let own = OwnRow::claim(board.row(first), place, 3, 100);
+        own.enter(Stage::Ready);
+        own.add_one(layout::row::STARTED);
+        own.add_one(layout::row::OPENED);
+        own.answered(404, Duration::from_micros(5));
+        assert_eq!((own.row().place(), own.row().generation()), (Some(place), 3));
+        assert_eq!(board.mean_load(150, 1000).unwrap().ceil().in_flight, 1);
+        assert!(board.mean_load(1100, 1000).is_none(), "a stale heart does not count");
+        board.settle(first);
+        assert_eq!(board.row(first).pid(), None);
+        assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::ANSWERS + 2), 1);
+        assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::LATENCY + 3), 1);
+        assert_eq!(board.set_aside(&[]), Some(first));
+    }
+
+    #[test]
+    fn all_rows_taken_is_told() {
+        let board = zone().scoreboard();
+        let mut taken = Vec::new();
+        while let Some(row) = board.set_aside(&taken) {
+            taken.push(row);
+        }
+        assert_eq!(taken.len(), layout::ROWS - 1);
+    }
+}

@@ -1,0 +1,190 @@
+//! The limiter against a model a reader can check by eye, and against processes that die at any of their steps.
+//!
+//! Time, clients and amounts are random; everything is single-threaded here. Interleavings are `tests/loom.rs`.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use gate_zone::limiter::fixed::{self, Charge, Verdict, Window};
+use gate_zone::limiter::{WAYS, gcra};
+use gate_zone::word::Word;
+use proptest::prelude::*;
+
+fn words() -> Vec<AtomicU64> {
+    (0..WAYS).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// A window per client, begun by its first charge.
+struct FixedModel {
+    tick_ns: u128,
+    length_ns: u128,
+    /// End in ticks, count.
+    windows: HashMap<u64, (u128, u64)>,
+}
+
+impl FixedModel {
+    fn new(length: Duration) -> Self {
+        let length_ns = length.as_nanos();
+        Self { tick_ns: length_ns.div_ceil(1024), length_ns, windows: HashMap::new() }
+    }
+
+    fn charge(&mut self, client: u64, amount: u64, now_ns: u64) -> Verdict {
+        let now_ns = u128::from(now_ns);
+        let told = |ns: u128| Duration::from_nanos(ns.min(self.length_ns) as u64);
+        if amount == 0 {
+            return Verdict::Refused { retry: told(self.length_ns) };
+        }
+        let tick = now_ns / self.tick_ns;
+        let (end, count) = *self.windows.get(&client).filter(|(end, _)| *end > tick).unwrap_or(&(tick + 1025, 0));
+        let left = told(end * self.tick_ns - now_ns);
+        if count >= amount {
+            return Verdict::Refused { retry: left };
+        }
+        self.windows.insert(client, (end, count + 1));
+        Verdict::Admitted { remaining: amount - count - 1, reset: left }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Charge {
+        client: u64,
+        amount: u64,
+    },
+    /// In thousandths of the window.
+    Wait(u64),
+    Sweep {
+        from: usize,
+        budget: usize,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let client = 0..WAYS as u64;
+    let step = prop_oneof![
+        6 => (client, 0..6_u64).prop_map(|(client, amount)| Step::Charge { client, amount }),
+        3 => prop_oneof![0..50_u64, 900..1100_u64, 0..5000_u64].prop_map(Step::Wait),
+        1 => (0..WAYS, 0..WAYS).prop_map(|(from, budget)| Step::Sweep { from, budget }),
+    ];
+    prop::collection::vec(step, 1..300)
+}
+
+/// Milliseconds, up to a year, with odd nanoseconds.
+fn lengths() -> impl Strategy<Value = Duration> {
+    prop_oneof![2_000_000..2_000_000_000_u64, 1_000_000_000..31_104_000_000_000_000_u64].prop_map(Duration::from_nanos)
+}
+
+proptest! {
+    #[test]
+    fn fixed_windows_decide_as_the_model(length in lengths(), start in 0..1_u64 << 60, steps in steps()) {
+        let (set, cell) = (words(), AtomicU64::new(0));
+        let window = Window::new(length).unwrap();
+        let mut model = FixedModel::new(length);
+        let (mut now_ns, mut swept_ns) = (start, start);
+        for step in steps {
+            match step {
+                Step::Charge { client, amount } => {
+                    let charge = Charge { tag: fixed::Tag::new(client), amount, window };
+                    let told = fixed::charge(&set, || &cell, charge, || now_ns);
+                    prop_assert_eq!(told, model.charge(client, amount, now_ns));
+                }
+                Step::Wait(thousandths) => now_ns += length.as_nanos() as u64 / 1000 * thousandths,
+                Step::Sweep { from, budget } => { fixed::sweep(&set, window, from, budget, || now_ns); }
+            }
+            // The whole region is swept well within 63 windows, as the limiter asks for.
+            if now_ns - swept_ns > 20 * length.as_nanos() as u64 {
+                fixed::sweep(&set, window, 0, WAYS, || now_ns);
+                swept_ns = now_ns;
+            }
+        }
+        prop_assert_eq!(Word::load(&cell), 0, "eight clients never overflow");
+    }
+
+    #[test]
+    fn gcra_decides_as_the_model(
+        period_ns in 100_000..100_000_000_u64, burst in 1..5_u64, start in 0..1_u64 << 50, steps in steps()
+    ) {
+        let (set, cell) = (words(), AtomicU64::new(0));
+        let mut model: HashMap<u64, u64> = HashMap::new();
+        let mut now_ns = start;
+        for step in steps {
+            match step {
+                Step::Charge { client, .. } => {
+                    let decide = |tat: Option<u64>| {
+                        let tat = tat.unwrap_or(now_ns);
+                        let early = now_ns < tat.saturating_sub(period_ns * (burst - 1));
+                        if early { Err(tat) } else { Ok((tat, tat.max(now_ns) + period_ns)) }
+                    };
+                    let told = gcra::measure(&set, || &cell, gcra::Tag::new(client), || now_ns, decide);
+                    let expected = decide(model.get(&client).copied().filter(|tat| *tat > now_ns));
+                    if let Ok((_, new_ns)) = expected {
+                        model.insert(client, new_ns.next_multiple_of(gcra::TICK_NS));
+                    }
+                    prop_assert_eq!(told, expected.map(|(tat, _)| tat));
+                }
+                Step::Wait(thousandths) => now_ns += period_ns * thousandths / 1000,
+                Step::Sweep { from, budget } => { gcra::sweep(&set, from, budget, || now_ns); }
+            }
+        }
+        prop_assert_eq!(Word::load(&cell), 0);
+    }
+
+    #[test]
+    fn processes_killed_anywhere_never_give_more(
+        kills in prop::collection::vec(0..60_usize, 0..12), amount in 1..6_u64, tags in 1..12_u64
+    ) {
+        let steps_left = Cell::new(0);
+        let mortal = |_| Mortal { word: AtomicU64::new(0), steps_left: &steps_left };
+        let (set, cell): (Vec<_>, _) = ((0..WAYS).map(mortal).collect(), mortal(0));
+        let window = Window::new(Duration::from_secs(1)).unwrap();
+        let charge = |tag: u64, steps: usize| {
+            steps_left.set(steps);
+            let charge = Charge { tag: fixed::Tag::new(tag), amount, window };
+            let run = || fixed::charge(&set, || &cell, charge, || 0);
+            catch_unwind(AssertUnwindSafe(run)).is_ok_and(|verdict| matches!(verdict, Verdict::Admitted { .. }))
+        };
+        let mut admitted = vec![0; tags as usize];
+        for (n, steps) in kills.iter().enumerate() {
+            let tag = n as u64 % tags;
+            admitted[tag as usize] += u64::from(charge(tag, *steps));
+        }
+        for tag in 0..tags {
+            admitted[tag as usize] += (0..8).filter(|_| charge(tag, usize::MAX)).count() as u64;
+            prop_assert!(admitted[tag as usize] <= amount);
+        }
+        if tags <= WAYS as u64 {
+            let lost: u64 = admitted.iter().map(|count| amount - count).sum();
+            prop_assert!(lost <= kills.len() as u64, "a kill costs one charge at most");
+        }
+    }
+}
+
+/// A word of a process that is killed after so many steps.
+struct Mortal<'a> {
+    word: AtomicU64,
+    steps_left: &'a Cell<usize>,
+}
+
+impl Mortal<'_> {
+    fn step(&self) {
+        match self.steps_left.get().checked_sub(1) {
+            Some(left) => self.steps_left.set(left),
+            None => resume_unwind(Box::new("killed")),
+        }
+    }
+}
+
+impl Word for Mortal<'_> {
+    fn load(&self) -> u64 {
+        self.step();
+        Word::load(&self.word)
+    }
+    fn compare_exchange(&self, seen: u64, new: u64) -> Result<u64, u64> {
+        self.step();
+        Word::compare_exchange(&self.word, seen, new)
+    }
+    fn fence() {}
+}

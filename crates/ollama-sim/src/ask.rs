@@ -1,0 +1,325 @@
+//! A generate or chat request as Ollama reads it: names in any letter case, the last of two wins, unknown ones and
+//! bytes behind the value ignored, the first wrong type reported. Whether it can be answered is decided elsewhere.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::clock::FOREVER;
+use crate::go;
+
+/// Which of the two generating routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Generate,
+    Chat,
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) form: Form,
+    pub(crate) model: String,
+    /// The prompt, or the last message's content.
+    pub(crate) prompt: String,
+    /// No prompt or no messages: load or unload only.
+    pub(crate) empty: bool,
+    pub(crate) delivery: Delivery,
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) num_predict: Option<usize>,
+    pub(crate) format: Option<Value>,
+    pub(crate) needs: Vec<&'static str>,
+    /// The text for a `raw` request that has what `raw` forbids.
+    pub(crate) misuse: Option<&'static str>,
+    /// The text for the first option of a wrong type; found only when the model is loaded.
+    pub(crate) bad_option: Option<String>,
+    /// How many alternatives to list with each token, where log probabilities are wanted.
+    pub(crate) logprobs: Option<usize>,
+}
+
+/// Line by line or all at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    Stream,
+    Whole,
+}
+
+/// The members of an object in their order, repeats included.
+pub(crate) struct Members(pub(crate) Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::with_capacity(map.size_hint().unwrap_or(8));
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        from.deserialize_map(InOrder)
+    }
+}
+
+impl Members {
+    /// Reads a body, or says in Go's words why not; `wanted` is the Go type.
+    pub(crate) fn read(body: &[u8], wanted: &str) -> Result<Self, String> {
+        if body.trim_ascii().is_empty() {
+            return Err("missing request body".to_owned());
+        }
+        let mut from = serde_json::Deserializer::from_slice(body);
+        match Self::deserialize(&mut from) {
+            Ok(members) => Ok(members),
+            Err(why) if why.is_data() => match Value::deserialize(&mut serde_json::Deserializer::from_slice(body)) {
+                Ok(Value::Null) => Ok(Self(Vec::new())),
+                Ok(other) => Err(go::body_type_text(&other, wanted)),
+                Err(why) => Err(go::syntax_text(body, &why)),
+            },
+            Err(why) => Err(go::syntax_text(body, &why)),
+        }
+    }
+
+    /// The last member of this name, in any letter case.
+    pub(crate) fn last(&self, name: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// Reads a body as Ollama does.
+pub(crate) fn parse(form: Form, body: &[u8]) -> Result<Ask, String> {
+    let structure = match form {
+        Form::Generate => "GenerateRequest",
+        Form::Chat => "ChatRequest",
+    };
+    let mut ask = Ask::nothing(form);
+    let mut raw = Raw::default();
+    for (name, value) in &Members::read(body, &format!("api.{structure}"))?.0 {
+        let name = name.to_ascii_lowercase();
+        if !value.is_null() {
+            member(&mut ask, &mut raw, structure, (&name, value))?;
+        }
+    }
+    if raw.wanted && raw.forbidden {
+        ask.misuse = Some("raw mode does not support template, system, or context");
+    }
+    if !raw.logprobs {
+        ask.logprobs = None;
+    }
+    Ok(ask)
+}
+
+/// What is only judged together with other members.
+#[derive(Default)]
+struct Raw {
+    wanted: bool,
+    forbidden: bool,
+    logprobs: bool,
+}
+
+impl Ask {
+    fn nothing(form: Form) -> Self {
+        Self {
+            form,
+            model: String::new(),
+            prompt: String::new(),
+            empty: true,
+            delivery: Delivery::Stream,
+            keep_alive: None,
+            num_predict: None,
+            format: None,
+            needs: Vec::new(),
+            misuse: None,
+            bad_option: None,
+            logprobs: Some(0),
+        }
+    }
+}
+
+fn member(ask: &mut Ask, raw: &mut Raw, structure: &str, (name, value): (&str, &Value)) -> Result<(), String> {
+    let wrong = |wanted: &str| go::type_text(value, &format!("{structure}.{name}"), wanted);
+    let text = || value.as_str().ok_or_else(|| wrong("string"));
+    let flag = || value.as_bool().ok_or_else(|| wrong("bool"));
+    match (name, ask.form) {
+        ("model", _) => text()?.clone_into(&mut ask.model),
+        ("prompt", Form::Generate) => {
+            text()?.clone_into(&mut ask.prompt);
+            ask.empty = ask.prompt.is_empty();
+        }
+        ("system" | "template", Form::Generate) => raw.forbidden |= !text()?.is_empty(),
+        ("context", Form::Generate) => {
+            raw.forbidden |= !value.as_array().ok_or_else(|| wrong("[]int"))?.is_empty();
+        }
+        ("raw", Form::Generate) => raw.wanted = flag()?,
+        ("suffix", Form::Generate) => need(ask, !text()?.is_empty(), "insert"),
+        ("images", Form::Generate) => drop(value.as_array().ok_or_else(|| wrong("[]api.ImageData"))?),
+        ("messages", Form::Chat) => messages(ask, value, wrong)?,
+        ("tools", Form::Chat) => {
+            let tools = value.as_array().ok_or_else(|| wrong("api.Tools"))?;
+            need(ask, !tools.is_empty(), "tools");
+        }
+        ("stream", _) => ask.delivery = if flag()? { Delivery::Stream } else { Delivery::Whole },
+        ("keep_alive", _) => ask.keep_alive = Some(keep_alive(value)?),
+        ("options", _) => {
+            let options = value.as_object().ok_or_else(|| wrong("map[string]interface {}"))?;
+            ask.bad_option = options.iter().find_map(|(name, value)| option_text(name, value));
+            ask.num_predict =
+                options.get("num_predict").and_then(Value::as_f64).filter(|n| *n >= 0.0).map(|n| n as usize);
+        }
+        ("format", _) if value != "" => ask.format = Some(value.clone()),
+        ("think", _) => match value {
+            Value::Bool(wanted) => need(ask, *wanted, "thinking"),
+            Value::String(level) if ["low", "medium", "high", "max"].contains(&level.as_str()) => {
+                need(ask, true, "thinking");
+            }
+            _ => {
+                let said = serde_json::to_string(value).unwrap_or_default();
+                return Err(format!(
+                    "invalid think value: {said} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
+                ));
+            }
+        },
+        ("logprobs", _) => raw.logprobs = flag()?,
+        ("top_logprobs", _) => match value.as_i64().ok_or_else(|| wrong("int"))? {
+            n @ 0..=20 => ask.logprobs = Some(n as usize),
+            _ => return Err("top_logprobs must be between 0 and 20".to_owned()),
+        },
+        ("truncate" | "shift", _) => drop(flag()?),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn need(ask: &mut Ask, wanted: bool, capability: &'static str) {
+    if wanted {
+        ask.needs.push(capability);
+    }
+}
+
+fn messages(ask: &mut Ask, value: &Value, wrong: impl Fn(&str) -> String) -> Result<(), String> {
+    let list = value.as_array().ok_or_else(|| wrong("[]api.Message"))?;
+    ask.empty = list.is_empty();
+    for message in list {
+        let message = message.as_object().ok_or_else(|| go::body_type_text(message, "api.Message"))?;
+        for (name, value) in message {
+            let name = name.to_ascii_lowercase();
+            if matches!(name.as_str(), "role" | "content" | "thinking") && !value.is_null() && !value.is_string() {
+                return Err(go::type_text(value, &format!("ChatRequest.messages.{name}"), "string"));
+            }
+        }
+        message.get("content").and_then(Value::as_str).unwrap_or_default().clone_into(&mut ask.prompt);
+    }
+    Ok(())
+}
+
+fn keep_alive(value: &Value) -> Result<Duration, String> {
+    let unsupported = |kind: &str| Err(format!("Unsupported type: '{kind}'"));
+    match value {
+        Value::Number(number) => {
+            let seconds = number.as_f64().unwrap_or(-1.0);
+            Ok(Duration::try_from_secs_f64(seconds).map_or(FOREVER, |span| span.min(FOREVER)))
+        }
+        Value::String(text) => go::duration(text),
+        Value::Bool(_) => unsupported("bool"),
+        Value::Array(_) => unsupported("[]interface {}"),
+        _ => unsupported("map[string]interface {}"),
+    }
+}
+
+/// The text for an option of a wrong type.
+fn option_text(name: &str, value: &Value) -> Option<String> {
+    let (fits, wanted) = match name {
+        "num_keep" | "seed" | "num_predict" | "top_k" | "repeat_last_n" | "num_ctx" | "num_batch" | "num_gpu"
+        | "main_gpu" | "num_thread" => (value.is_number(), "of type integer"),
+        "top_p" | "min_p" | "typical_p" | "temperature" | "repeat_penalty" | "presence_penalty"
+        | "frequency_penalty" => (value.is_number(), "of type float32"),
+        "use_mmap" => (value.is_boolean(), "of type boolean"),
+        "stop" => match value.as_array() {
+            Some(items) => (items.iter().all(Value::is_string), "of an array of strings"),
+            None => (false, "of type array"),
+        },
+        _ => return None,
+    };
+    (!fits && !value.is_null()).then(|| format!("option {} must be {wanted}", go::quote(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generate(body: &str) -> Result<Ask, String> {
+        parse(Form::Generate, body.as_bytes())
+    }
+
+    #[test]
+    fn names_match_in_any_case_and_the_last_wins() {
+        let ask = generate(r#"{"model":"a","MODEL":"b","Prompt":"x","prompt":"y","nope":{}} trailing"#).unwrap();
+        assert_eq!((ask.model.as_str(), ask.prompt.as_str(), ask.empty), ("b", "y", false));
+    }
+
+    #[test]
+    fn defaults_are_ollamas() {
+        let ask = generate(r#"{"model":null}"#).unwrap();
+        assert_eq!(ask, Ask { logprobs: None, ..Ask::nothing(Form::Generate) });
+    }
+
+    #[test]
+    fn wrong_bodies_get_gos_words() {
+        let field = |kind: &str, name: &str, wanted: &str| {
+            format!("json: cannot unmarshal {kind} into Go struct field GenerateRequest.{name} of type {wanted}")
+        };
+        let cases = [
+            ("", "missing request body".to_owned()),
+            (" \n", "missing request body".to_owned()),
+            ("[]", "json: cannot unmarshal array into Go value of type api.GenerateRequest".to_owned()),
+            ("[", "unexpected EOF".to_owned()),
+            (r#"{"model":1}"#, field("number", "model", "string")),
+            (r#"{"prompt":["x"]}"#, field("array", "prompt", "string")),
+            (r#"{"stream":"yes"}"#, field("string", "stream", "bool")),
+            (r#"{"options":[]}"#, field("array", "options", "map[string]interface {}")),
+            (r#"{"keep_alive":"soon"}"#, "time: invalid duration \"soon\"".to_owned()),
+            (r#"{"keep_alive":true}"#, "Unsupported type: 'bool'".to_owned()),
+            (r#"{"top_logprobs":21}"#, "top_logprobs must be between 0 and 20".to_owned()),
+        ];
+        for (body, wanted) in cases {
+            assert_eq!(generate(body), Err(wanted), "{body}");
+        }
+    }
+
+    #[test]
+    fn options_are_judged_by_type() {
+        let cases = [
+            (r#"{"num_predict":1.5,"temperature":0,"stop":["a"],"use_mmap":null,"mirostat":"x"}"#, None),
+            (r#"{"num_predict":"many"}"#, Some(r#"option "num_predict" must be of type integer"#)),
+            (r#"{"temperature":"hot"}"#, Some(r#"option "temperature" must be of type float32"#)),
+            (r#"{"stop":"x"}"#, Some(r#"option "stop" must be of type array"#)),
+            (r#"{"stop":[1]}"#, Some(r#"option "stop" must be of an array of strings"#)),
+        ];
+        for (options, wanted) in cases {
+            let ask = generate(&format!(r#"{{"options":{options}}}"#)).unwrap();
+            assert_eq!(ask.bad_option.as_deref(), wanted, "{options}");
+        }
+    }
+
+    #[test]
+    fn chats_ask_with_their_last_message() {
+        let body = r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"}],"keep_alive":-1}"#;
+        let ask = parse(Form::Chat, body.as_bytes()).unwrap();
+        assert_eq!((ask.prompt.as_str(), ask.empty, ask.keep_alive), ("b", false, Some(FOREVER)));
+        let why = parse(Form::Chat, br#"{"messages":[{"content":[]}]}"#).unwrap_err();
+        assert_eq!(
+            why,
+            "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string"
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! A simulated Ollama: the routes, answers and error texts of the real one, with text from a can instead of a model.
+//!
+//! It stands behind the gate in demonstrations, tests and benchmarks. It knows models that load, stay and are
+//! unloaded, slots and a queue, streams at a set rate, clients that leave, and every way an upstream can misbehave
+//! ([`Fault`]). It does not do inference, the `/v1` families, or anything that changes models.
+//!
+//! It speaks HTTP/1.1 itself over the plain socket, because a reset in the middle of a head, or a chunk boundary
+//! inside a character, is what an HTTP library exists to prevent. Its invariant: an answer without a fault is one a
+//! strict client accepts.
+//!
+//! ```
+//! # fn main() -> std::io::Result<()> {
+//! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! runtime.block_on(async {
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//!     ollama_sim::serve(listener, ollama_sim::Config::demo(), async {}).await
+//! })
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod answer;
+mod ask;
+mod catalog;
+mod clock;
+mod config;
+mod contract;
+mod counters;
+mod fault;
+mod generation;
+mod go;
+mod native;
+mod python;
+mod residence;
+mod routes;
+mod sender;
+mod server;
+mod sim;
+mod wire;
+
+pub use config::{Config, Model, Personality};
+pub use counters::{Cancellation, Connections, Counters, RecordedRequest, Stage};
+pub use fault::{Break, Fault, FaultError, Point, Rule};
+pub use server::serve;
+pub use sim::Sim;

@@ -1,0 +1,155 @@
+//! `/api/generate` and `/api/chat`: the checks in Ollama's order, a slot, and then a text from the can.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::answer::{Answer, BUSY, Body, JSON};
+use crate::ask::{self, Ask, Delivery, Form};
+use crate::config::Personality;
+use crate::contract;
+use crate::fault::Fault;
+use crate::generation::{Generation, Length, Said, tokens};
+use crate::go;
+use crate::residence::Seat;
+use crate::sim::Shared;
+use crate::wire::Request;
+
+/// What the demo model says.
+const TEXT: &str = "Hello! I am the demo model of ollama-gate: a text from a can, no language model. Your request went \
+                    through the gate, and a simulated Ollama answers it token by token, as a real one would ✓ Point \
+                    the gate at a real Ollama and you get real answers.";
+/// What it says when it must say JSON.
+const JSON_TEXT: &str = r#"{"model": "demo", "answer": "I am the demo model of ollama-gate ✓", "real": false}"#;
+
+/// Answers like Ollama.
+pub(crate) async fn answer(shared: &Shared, form: Form, body: &[u8], fault: Fault) -> Answer {
+    let started = Instant::now();
+    let ask = match ask::parse(form, body) {
+        Ok(ask) => ask,
+        Err(text) => return Answer::error(400, &text),
+    };
+    if form == Form::Chat && ask.model.is_empty() {
+        return Answer::error(400, "model is required");
+    }
+    let Some(seat) = shared.residence.seat(&ask.model).filter(|_| !ask.model.is_empty()) else {
+        return Answer::error(404, &format!("model '{}' not found", ask.model));
+    };
+    if ask.empty && ask.keep_alive == Some(Duration::ZERO) {
+        seat.keep(Duration::ZERO);
+        return notice(&ask, "unload");
+    }
+    if shared.config.personality == Personality::Demo
+        && let Some(refusal) = refusal(&ask, seat)
+    {
+        return refusal;
+    }
+    let Ok(lease) = shared.residence.admit(seat, ask.keep_alive).await else {
+        return Answer::error(503, BUSY);
+    };
+    if ask.empty {
+        return notice(&ask, "load").holding(lease);
+    }
+    if let Some(text) = format_text(&ask) {
+        return Answer::stream_error(500, &text).holding(lease);
+    }
+    let mut generation = match shared.config.personality {
+        Personality::Demo => speak(&ask),
+        Personality::Echo => contract::echo(form, &ask.model, &ask.prompt),
+    };
+    generation.load = lease.load;
+    generation.started = started;
+    generation.logprobs = ask.logprobs;
+    let answer = deliver(shared, generation, ask.delivery, fault).await;
+    answer.holding(lease)
+}
+
+/// Answers by the prompt alone, with a slot all the same.
+pub(crate) async fn echo(shared: &Shared, request: &Request, fault: Fault) -> Answer {
+    let Some(seat) = shared.residence.seat("") else {
+        return Answer::error(404, "model '' not found");
+    };
+    let Ok(lease) = shared.residence.admit(seat, None).await else {
+        return Answer::error(503, BUSY);
+    };
+    let answer = contract::answer(request.path(), &request.body).await;
+    match answer.body {
+        Body::Stream(generation) => deliver(shared, *generation, Delivery::Stream, fault).await,
+        _ => answer,
+    }
+    .holding(lease)
+}
+
+/// Gives the generation its pace and the faults that lengthen it, and waits for it where it comes in one piece.
+async fn deliver(shared: &Shared, mut generation: Generation, delivery: Delivery, fault: Fault) -> Answer {
+    if shared.config.token_rate > 0 {
+        generation.gap = Duration::from_secs(1) / shared.config.token_rate;
+    }
+    match fault {
+        Fault::Endless => generation.length = Length::Endless,
+        Fault::LongLine(size) => generation.tokens = vec!["x".repeat(size)],
+        _ => {}
+    }
+    match (delivery, generation.length) {
+        (Delivery::Stream, _) => Answer::stream(generation),
+        // Nothing comes of a text without end until it ends.
+        (Delivery::Whole, Length::Endless) => std::future::pending().await,
+        (Delivery::Whole, Length::Finite) => {
+            tokio::time::sleep(generation.gap.saturating_mul(generation.tokens.len() as u32)).await;
+            let whole = Said::Text(generation.tokens.concat());
+            Answer::new(200, JSON, Body::Full(generation.object(whole)))
+        }
+    }
+}
+
+/// What Ollama refuses before it needs the model in memory.
+fn refusal(ask: &Ask, seat: &Seat) -> Option<Answer> {
+    if let Some(text) = ask.misuse {
+        return Some(Answer::error(400, text));
+    }
+    let able = |need: &&&str| !seat.model.capabilities.iter().any(|own| own == **need);
+    if let Some(missing) = ask.needs.iter().find(able) {
+        return Some(Answer::error(
+            400,
+            &match *missing {
+                "thinking" => format!("{} does not support thinking", go::quote(&ask.model)),
+                other => format!("{} does not support {other}", registry_name(&seat.model.name)),
+            },
+        ));
+    }
+    ask.bad_option.as_ref().map(|text| Answer::error(500, text))
+}
+
+/// The whole name as Ollama's errors have it.
+fn registry_name(name: &str) -> String {
+    let tag = if name.contains(':') { "" } else { ":latest" };
+    let namespace = if name.contains('/') { "" } else { "library/" };
+    format!("registry.ollama.ai/{namespace}{name}{tag}")
+}
+
+fn notice(ask: &Ask, done_reason: &'static str) -> Answer {
+    let generation = Generation { done_reason, ..Generation::new(ask.form, &ask.model, Vec::new()) };
+    Answer::new(200, JSON, Body::Full(generation.notice()))
+}
+
+/// The text for a format that is neither `json` nor a schema.
+fn format_text(ask: &Ask) -> Option<String> {
+    match ask.format.as_ref()? {
+        Value::Object(_) => None,
+        Value::String(name) if name == "json" => None,
+        other => {
+            let said = go::quote(&other.to_string());
+            Some(format!("invalid format: {said}; expected \"json\" or a valid JSON Schema object"))
+        }
+    }
+}
+
+fn speak(ask: &Ask) -> Generation {
+    let mut words = tokens(if ask.format.is_some() { JSON_TEXT } else { TEXT });
+    let mut done_reason = "stop";
+    if let Some(most) = ask.num_predict.filter(|most| *most < words.len()) {
+        words.truncate(most);
+        done_reason = "length";
+    }
+    Generation { done_reason, ..Generation::new(ask.form, &ask.model, words) }.prompted(&ask.prompt)
+}

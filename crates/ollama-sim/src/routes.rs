@@ -1,0 +1,100 @@
+//! Which request gets which answer. Everything about generating is in `native` and `contract`; the rest is here and in
+//! `catalog`.
+
+use crate::answer::{Answer, BARE_TEXT, Body, JSON, TEXT};
+use crate::ask::Form;
+use crate::catalog;
+use crate::config::Personality;
+use crate::contract;
+use crate::fault::{Fault, Rule};
+use crate::native;
+use crate::sender::STREAM_ERROR;
+use crate::sim::Shared;
+use crate::wire::Request;
+
+/// The paths that exist, with the methods they allow.
+const PATHS: [(&str, &str); 10] = [
+    ("/", "GET, HEAD"),
+    ("/api/version", "GET, HEAD"),
+    ("/api/tags", "GET, HEAD"),
+    ("/api/ps", "GET"),
+    ("/api/generate", "POST"),
+    ("/api/chat", "POST"),
+    ("/api/show", "POST"),
+    ("/api/embed", "POST"),
+    ("/api/embeddings", "POST"),
+    (contract::ELSEWHERE, "POST"),
+];
+
+/// Whether Ollama has this path.
+pub(crate) fn is_known(path: &str) -> bool {
+    allowed(path).is_some()
+}
+
+fn allowed(path: &str) -> Option<&'static str> {
+    PATHS.iter().find(|(own, _)| *own == path).map(|(_, methods)| *methods)
+}
+
+/// Answers a request, with the faults that change what is said.
+pub(crate) async fn answer(shared: &Shared, request: &Request, fault: Fault) -> Answer {
+    match fault {
+        Fault::Status(status) => return Answer::error(status, contract::failure(status)),
+        Fault::Html => return contract::html(),
+        Fault::WrongJson => return Answer::text(200, JSON, r#"{"model":"m","response":"half"#),
+        Fault::Delay(span) => tokio::time::sleep(span).await,
+        _ => {}
+    }
+    let answer = route(shared, request, fault).await;
+    match (fault, &answer.body) {
+        (Fault::ErrorLine(_), Body::Full(_)) => Answer::error(500, STREAM_ERROR),
+        _ => answer,
+    }
+}
+
+async fn route(shared: &Shared, request: &Request, fault: Fault) -> Answer {
+    let path = request.path();
+    let method = request.method.as_str();
+    match allowed(path) {
+        Some(methods) if methods.split(", ").any(|own| own == method) => {}
+        Some(methods) => return Answer::text(405, BARE_TEXT, "405 method not allowed").with("Allow", methods),
+        None => return not_found(),
+    }
+    let echoes = shared.config.personality == Personality::Echo;
+    match path {
+        "/" => Answer::text(200, TEXT, "Ollama is running"),
+        "/api/version" => catalog::version(shared),
+        "/api/tags" => catalog::tags(shared),
+        "/api/ps" => catalog::ps(shared),
+        "/api/show" => catalog::show(shared, &request.body),
+        "/api/embed" => catalog::embed(shared, &request.body),
+        "/api/embeddings" => catalog::embeddings(shared, &request.body),
+        "/api/chat" => native::answer(shared, Form::Chat, &request.body, fault).await,
+        "/api/generate" | contract::ELSEWHERE if echoes => native::echo(shared, request, fault).await,
+        "/api/generate" => native::answer(shared, Form::Generate, &request.body, fault).await,
+        _ => not_found(),
+    }
+}
+
+fn not_found() -> Answer {
+    Answer::text(404, BARE_TEXT, "404 page not found")
+}
+
+/// Answers a request to the simulation itself.
+pub(crate) fn control(shared: &Shared, request: &Request) -> Answer {
+    match (request.method.as_str(), request.path()) {
+        ("GET", "/sim/counters") => Answer::json(&shared.counters()),
+        ("POST", "/sim/reset") => {
+            shared.reset();
+            Answer::json(&serde_json::json!({}))
+        }
+        ("POST", "/sim/script") => match serde_json::from_slice::<Vec<Rule>>(&request.body) {
+            Ok(rules) => {
+                let count = rules.len();
+                shared.script(rules);
+                Answer::json(&serde_json::json!({ "rules": count }))
+            }
+            Err(why) => Answer::error(400, &why.to_string()),
+        },
+        _ => not_found(),
+    }
+}
