@@ -1,1 +1,74 @@
-fn main() {}
+//! The command: reads the configuration, starts the master, and says what each of its children runs.
+//!
+//! Nothing else is decided here. Invariant: every way out has one of the documented exit codes.
+#![forbid(unsafe_code)]
+
+mod command;
+mod crew;
+mod logging;
+
+use std::process::ExitCode;
+
+use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_USAGE, Plan};
+use gate_master::{Master, Setup, title};
+
+use crate::command::{Command, Purpose};
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    title::prepare();
+    ExitCode::from(run(arguments))
+}
+
+fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
+    let command = match Command::parse(arguments) {
+        Ok(command) => command,
+        Err(said) => {
+            // Help and version are asked for; anything else cannot be parsed.
+            let asked_for = !said.use_stderr();
+            if said.print().is_err() {
+                return EX_SOFTWARE;
+            }
+            return if asked_for { EX_OK } else { EX_USAGE };
+        }
+    };
+    let (settings, plan) = match command.read() {
+        Ok(read) => read,
+        Err(complaints) => {
+            eprintln!("{complaints}");
+            return EX_CONFIG;
+        }
+    };
+    match command.purpose {
+        Purpose::Check => {
+            println!("the configuration is good");
+            EX_OK
+        }
+        Purpose::Print => {
+            print!("{}", plan.render(&settings));
+            EX_OK
+        }
+        Purpose::Serve => serve(command, plan),
+    }
+}
+
+fn serve(command: Command, plan: Plan) -> u8 {
+    logging::start(plan.log_level);
+    let mut seed = [0; 24];
+    if let Err(error) = getrandom::fill(&mut seed) {
+        log::error!("no random numbers from the kernel: {error}");
+        return EX_SOFTWARE;
+    }
+    let (words, _) = seed.as_chunks::<8>();
+    let seed = [0, 1, 2].map(|index| u64::from_ne_bytes(words[index]));
+    let reread = Box::new(move |serving: &Plan| command.reread(serving));
+    match Master::start(Setup { plan, crew: Box::new(crew::live), reread, seed }) {
+        Ok(master) => master.run(),
+        Err(error) => {
+            for line in error.to_string().lines() {
+                log::error!("{line}");
+            }
+            error.code()
+        }
+    }
+}

@@ -9,7 +9,7 @@ pub(crate) mod fields;
 #[cfg(test)]
 mod tests;
 
-use crate::json::{self, Object, Text, Value, write_text};
+use crate::json::{self, Characters, Decoded, Object, Text, Value, write_text};
 use crate::rejection::Rejection;
 use complaint::{Complaint, Context, Input, Place, refusal};
 use fields::{FIELDS, FORMAT, FORMAT_JSON, Field, OPTIONS, PROMPT, Presence, Rule};
@@ -49,13 +49,19 @@ impl<'a> ArticleRequest<'a> {
             let text = std::str::from_utf8(body).map_err(|_| Rejection::Unreadable)?;
             return Err(refusal(&[not_an_object(Input::Plain(text))]));
         }
-        let mut object = match json::read(body) {
-            Ok(Value::Object(object)) => object,
-            Ok(other) => return Err(refusal(&[not_an_object(Input::Value(&other))])),
-            Err(json::Error::Syntax { message, position }) => return Err(refusal(&[not_json(message, position)])),
-            Err(json::Error::Encoding | json::Error::TooDeep | json::Error::IntegerTooLong) => {
-                return Err(Rejection::Unreadable);
+        match json::decode(body).map_err(|error| refused(&error))? {
+            Decoded::InPlace(characters) => Self::from_document(characters),
+            Decoded::Converted(document) => {
+                let ArticleRequest { prompt, format, options } = ArticleRequest::from_document(document.characters())?;
+                Ok(Self { prompt: Cow::Owned(prompt.into_owned()), format, options })
             }
+        }
+    }
+
+    fn from_document(document: Characters<'a>) -> Result<Self, Rejection> {
+        let mut object = match json::read(document).map_err(|error| refused(&error))? {
+            Value::Object(object) => object,
+            other => return Err(refusal(&[not_an_object(Input::Value(&other))])),
         };
         let complaints: Vec<_> = FIELDS.iter().filter_map(|field| check(field, &object)).collect();
         if !complaints.is_empty() {
@@ -141,8 +147,7 @@ pub fn answer_body(upstream: &[u8]) -> Option<Vec<u8>> {
 /// What is wrong with a field, if anything is.
 fn check<'v>(field: &'static Field, body: &'v Object<'v>) -> Option<Complaint<'v>> {
     let Some(value) = body.get(field.name) else {
-        return (field.presence == Presence::Required)
-            .then(|| missing(Place::Field(field.name), Input::Object(body)));
+        return (field.presence == Presence::Required).then(|| missing(Place::Field(field.name), Input::Object(body)));
     };
     if field.presence == Presence::Optional && *value == Value::Null {
         return None;
@@ -189,13 +194,17 @@ fn not_an_object(input: Input<'_>) -> Complaint<'_> {
     }
 }
 
-fn not_json(message: &'static str, position: usize) -> Complaint<'static> {
-    Complaint {
-        kind: "json_invalid",
-        place: Place::Character(position),
-        message: Cow::Borrowed("JSON decode error"),
-        input: Input::Unread,
-        context: Context::Reader(message),
+/// What a client is told of a body that could not be read.
+fn refused(error: &json::Error) -> Rejection {
+    match *error {
+        json::Error::Syntax { message, position } => refusal(&[Complaint {
+            kind: "json_invalid",
+            place: Place::Character(position),
+            message: Cow::Borrowed("JSON decode error"),
+            input: Input::Unread,
+            context: Context::Reader(message),
+        }]),
+        json::Error::Encoding | json::Error::TooDeep | json::Error::IntegerTooLong => Rejection::Unreadable,
     }
 }
 

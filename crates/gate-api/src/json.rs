@@ -4,8 +4,8 @@
 //! It knows no schema, and it is not RFC 8259: UTF-16 and UTF-32, `NaN`, infinities and lone surrogates are read.
 //! What cannot be written again (those last three) is found out when it is written, as there.
 //!
-//! Invariant: no [`Value`] is nested deeper than [`DEPTH_MAX`], so walking, writing or dropping one by recursion is
-//! safe on any stack; time and memory are linear in the document's length.
+//! Invariant: no [`Value`] is nested deeper than [`DEPTH_MAX`], so that writing, comparing and dropping one need less
+//! than a mebibyte of stack; time and memory are linear in the document's length.
 mod encoding;
 mod scan;
 #[cfg(test)]
@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
+pub use encoding::{Characters, Converted, Decoded};
 pub use write::{Unwritable, write_text};
 
 /// Deepest nesting of arrays and objects that is read. CPython 3.11 gives up where its recursion limit of 1000 ends,
@@ -30,7 +31,7 @@ pub const INTEGER_DIGITS_MAX: usize = 4300;
 const MEMBERS_COMPARED_MAX: usize = 16;
 
 /// A JSON value, borrowed from its document where no escape had to be resolved.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Value<'a> {
     /// `null`.
     Null,
@@ -65,7 +66,7 @@ pub enum Text<'a> {
 }
 
 /// An object's members: a key that came twice stands where it first stood, with the value it had last.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Object<'a> {
     members: Vec<(Text<'a>, Value<'a>)>,
 }
@@ -89,42 +90,14 @@ pub enum Error {
     IntegerTooLong,
 }
 
-/// Reads one document, as `json.loads(bytes)` does.
-pub fn read(document: &[u8]) -> Result<Value<'_>, Error> {
-    match encoding::decode(document)? {
-        encoding::Decoded::InPlace(characters) => scan::document(characters),
-        encoding::Decoded::Converted(bytes) => {
-            scan::document(encoding::Characters::of(&bytes)).map(Value::into_owned)
-        }
-    }
+/// Decodes a document, as `json.loads` does before it reads one.
+pub fn decode(document: &[u8]) -> Result<Decoded<'_>, Error> {
+    encoding::decode(document)
 }
 
-impl Value<'_> {
-    /// The same value, independent of its document.
-    pub fn into_owned(self) -> Value<'static> {
-        match self {
-            Value::Null => Value::Null,
-            Value::Bool(truth) => Value::Bool(truth),
-            Value::Number(Number::Float(double)) => Value::Number(Number::Float(double)),
-            Value::Number(Number::Integer(digits)) => {
-                Value::Number(Number::Integer(Cow::Owned(digits.into_owned())))
-            }
-            Value::Text(text) => Value::Text(text.into_owned()),
-            Value::Array(items) => Value::Array(items.into_iter().map(Value::into_owned).collect()),
-            Value::Object(object) => Value::Object(Object {
-                members: object.members.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())).collect(),
-            }),
-        }
-    }
-}
-
-impl Text<'_> {
-    fn into_owned(self) -> Text<'static> {
-        match self {
-            Text::Unicode(text) => Text::Unicode(Cow::Owned(text.into_owned())),
-            Text::Surrogates => Text::Surrogates,
-        }
-    }
+/// Reads one decoded document, as `json.loads` does.
+pub fn read(characters: Characters<'_>) -> Result<Value<'_>, Error> {
+    scan::document(characters)
 }
 
 impl<'a> Object<'a> {

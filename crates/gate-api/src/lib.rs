@@ -15,5 +15,5 @@ pub mod openapi;
 pub mod rejection;
 pub mod route;
 
-pub use rejection::{Answer, Dialect, Fault, Rejection, Terms};
+pub use rejection::{Answer, Breakage, Connection, Denial, Dialect, Fault, LimitHeaders, Phase, Rejection, Terms};
 pub use route::{Route, route};

@@ -20,8 +20,8 @@ mod walk;
 
 pub use duration::KeepAlive;
 use fields::{Field, Found, Shape};
-pub use name::listed_as;
 use name::NameFault;
+pub use name::listed_as;
 
 /// Whether the answer comes in pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

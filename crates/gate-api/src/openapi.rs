@@ -1,4 +1,5 @@
-//! The API's description, `/openapi.json`: the article's two routes as FastAPI describes them, and what the gate adds.
+//! The API's description, `/openapi.json`: the article's two routes as FastAPI describes them, and what the gate
+//! adds.
 //!
 //! What does not depend on code is a template beside the sources; the body of the article's request is written from
 //! the table that its validator reads, and the version is the crate's.
@@ -18,10 +19,9 @@ const TEMPLATE: &str = include_str!("../assets/openapi.json");
 pub fn document() -> &'static str {
     static DOCUMENT: OnceLock<String> = OnceLock::new();
     DOCUMENT.get_or_init(|| {
-        let filled =
-            TEMPLATE.replace("\"@GenerateIn\"", &body_schema()).replace("@version", env!("CARGO_PKG_VERSION"));
+        let filled = TEMPLATE.replace("\"@GenerateIn\"", &body_schema()).replace("@version", env!("CARGO_PKG_VERSION"));
         let mut compact = String::with_capacity(filled.len());
-        json::read(filled.as_bytes())
+        json::read(filled.as_str().into())
             .expect("the template is JSON, and so is what was put in")
             .write(&mut compact)
             .expect("it has no number or text that cannot be written");

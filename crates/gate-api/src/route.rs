@@ -5,8 +5,6 @@
 //!
 //! Invariant: no path that Ollama could read as one of its closed routes is ever a [`Route`].
 
-use std::borrow::Cow;
-
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::docs::Page;
@@ -91,10 +89,8 @@ pub fn route(method: &str, target: &str) -> Result<Route, (Dialect, Rejection)> 
     if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err((Dialect::Gate, Rejection::MalformedHead { reason: "the request target is not ASCII" }));
     }
-    let (raw, query) = match origin_form(target).split_once('?') {
-        Some((raw, query)) => (raw, query),
-        None => (origin_form(target), ""),
-    };
+    let target = origin_form(target);
+    let (raw, query) = target.split_once('?').unwrap_or((target, ""));
     let path = percent_decode_str(raw).decode_utf8_lossy();
     if let Some((route, allow)) = fixed(&path) {
         return if allowed(method, allow) { Ok(route) } else { Err(wrong_method(route.dialect(), allow)) };
@@ -102,7 +98,7 @@ pub fn route(method: &str, target: &str) -> Result<Route, (Dialect, Rejection)> 
     if is_closed(&path) {
         return Err((Dialect::Ollama, Rejection::Denied { what: Denial::Route }));
     }
-    article(method, path, query)
+    article(method, &path, query)
 }
 
 /// `http://host/path?query` without its scheme and host.
@@ -134,16 +130,16 @@ fn fixed(path: &str) -> Option<(Route, &'static str)> {
 }
 
 /// The article's two routes, as its framework matches them; everything else is not found or a redirect.
-fn article(method: &str, path: Cow<'_, str>, query: &str) -> Result<Route, (Dialect, Rejection)> {
+fn article(method: &str, path: &str, query: &str) -> Result<Route, (Dialect, Rejection)> {
     // The framework's patterns end with `$`, which also matches in front of a last newline.
     let is_body = path == ARTICLE || path.strip_suffix('\n') == Some(ARTICLE);
-    let prompt = prompt(&path);
+    let prompt = prompt(path);
     match (is_body, prompt) {
         (true, _) if method == POST => Ok(Route::ArticleBody),
         (_, Some(prompt)) if method == GET => Ok(Route::ArticleItem { prompt: prompt.to_owned() }),
         (true, _) => Err(wrong_method(Dialect::Article, POST)),
         (_, Some(_)) => Err(wrong_method(Dialect::Article, GET)),
-        (false, None) => Err((Dialect::Article, slashes_mended(&path, query).unwrap_or(Rejection::NotFound))),
+        (false, None) => Err((Dialect::Article, slashes_mended(path, query).unwrap_or(Rejection::NotFound))),
     }
 }
 
@@ -160,17 +156,21 @@ fn slashes_mended(path: &str, query: &str) -> Option<Rejection> {
     } else {
         (path == ARTICLE.trim_end_matches('/')).then(|| ARTICLE.to_owned())?
     };
-    let mut location = utf8_percent_encode(&mended, NOT_IN_LOCATION).to_string();
+    let mut location = utf8_percent_encode(&mended, NOT_IN_PATH).to_string();
     if !query.is_empty() {
         location.push('?');
-        location.extend(utf8_percent_encode(query, NOT_IN_LOCATION));
+        location.extend(utf8_percent_encode(query, NOT_IN_QUERY));
     }
     Some(Rejection::Redirect { location })
 }
 
-/// What the article's framework escapes in a Location; `%`, `?` and `#` it leaves, even where they were escaped before.
-const NOT_IN_LOCATION: &AsciiSet =
+/// What the article's framework escapes in the query of a Location. A `%` it leaves, so that a query stays as it came
+/// and `%2541` in a path comes back as `%41`.
+const NOT_IN_QUERY: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+
+/// The same for the path.
+const NOT_IN_PATH: &AsciiSet = &NOT_IN_QUERY.add(b'?').add(b'#');
 
 /// Whether Ollama, or a proxy before it, could take the path for one below `/api/` or `/v1/`: slashes merged, dots
 /// resolved, any case.

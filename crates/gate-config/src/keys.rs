@@ -116,11 +116,11 @@ pub static KEYS: &[Key] = &[
     Key::new("boot_timeout", "TIME", "30s", "How long a new worker may take until it is ready.").under(PROCESSES),
     Key::new("graceful_timeout", "TIME", "30s", "How long a worker that is told to stop may go on answering the requests it has.").under(PROCESSES),
     Key::new("pid", "FILE", "", "Where the master writes its process id; empty writes none.").short('p').start().under(PROCESSES),
-    Key::new("user", "USER", "", "The user, by name or number, that workers run as; empty keeps the one that started the gate.")
+    Key::new("user", "USER", "", "The user, by name or number, to run as; empty keeps the one that started the gate.")
         .short('u')
         .start()
         .under(PROCESSES),
-    Key::new("group", "GROUP", "", "The group, by name or number, that workers run as; empty keeps the one that started the gate.")
+    Key::new("group", "GROUP", "", "The group, by name or number, to run as; empty keeps the one that started the gate.")
         .short('g')
         .start()
         .under(PROCESSES),
@@ -155,7 +155,7 @@ pub static KEYS: &[Key] = &[
     Key::new("limit_entries", "N", "131072", "How many clients can be counted at once for each window length in use; a power of two, 8 bytes of memory each.").start().under(CLIENTS),
     Key::new("flood", "RATE", "none", "How often one client may send requests at all, valid or not: one rate, counted by gcra before the body is read, or `none`.").under(CLIENTS),
     Key::new("upstream", "URL", "http://127.0.0.1:11434", "The Ollama server: http://HOST:PORT with an optional path in front of its routes. Without a scheme the port is 11434 unless given. Where it is not set, OLLAMA_HOST is read.").under(BACKEND),
-    Key::new("model", "NAME", "", "The model that answers the routes under /ollama_generate/; it must be set for them to work.").under(BACKEND),
+    Key::new("model", "NAME", "", "The model that answers the routes under /ollama_generate/, which do not name one; empty leaves it unset.").under(BACKEND),
     Key::switch("demo", "Start a simulated Ollama beside the gate and use it as the backend.").start().under(BACKEND),
     Key::new("access_log", "FILE", "off", "Where one line for each request goes: a file, `-` for standard output, or `off`.").under(LOGS),
     Key::new("access_log_format", "FORMAT", "json", "How these lines are written: `json` or `combined`.").under(LOGS),

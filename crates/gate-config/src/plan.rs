@@ -11,6 +11,7 @@ use crate::complaint::{Complaint, Complaints};
 use crate::keys::{Change, KEYS};
 use crate::rate::Rate;
 use crate::settings::{Settings, Source};
+use crate::value::Remedy;
 use crate::value::address::{Bind, binds, binds_text};
 use crate::value::choice::{AccessLogFormat, LogLevel, Strategy, choice, choice_text};
 use crate::value::number::{
@@ -20,7 +21,6 @@ use crate::value::proxies::{TrustedProxies, proxies, proxies_text};
 use crate::value::rates::{self, flood, flood_text, limits, limits_text};
 use crate::value::text::{AccessLog, access_log, access_log_text, account, model, name_text, path, path_text};
 use crate::value::upstream::{Upstream, upstream};
-use crate::value::{Remedy, number as bound};
 
 /// Each window length in use has its own region of the shared table.
 pub const WINDOWS_MAX: usize = 16;
@@ -84,18 +84,18 @@ values! {
     graceful_timeout: Duration = time, |time| time_text(*time);
     /// Where the master writes its process id.
     pid: Option<PathBuf> = path, |path| path_text(path.as_deref());
-    /// The user, by name or number, that workers run as.
+    /// The user, by name or number, to run as.
     user: Option<String> = account, |name| name_text(name.as_deref());
-    /// The group, by name or number, that workers run as.
+    /// The group, by name or number, to run as.
     group: Option<String> = account, |name| name_text(name.as_deref());
     /// Where to listen; never empty, no address twice.
     bind: Vec<Bind> = binds, |binds| binds_text(binds);
     /// How many connections the kernel may hold before they are accepted.
-    backlog: u32 = |text| whole(text, 1..=bound::BACKLOG_MAX), plain;
+    backlog: u32 = |text| whole(text, 1..=number::BACKLOG_MAX), plain;
     /// Whether every worker has a listening socket of its own.
     reuse_port: bool = switch, plain;
     /// How many connections one worker holds open at most.
-    worker_connections: usize = |text| whole(text, 1..=bound::CONNECTIONS_MAX), plain;
+    worker_connections: usize = |text| whole(text, 1..=number::CONNECTIONS_MAX), plain;
     /// How long an idle client connection stays open.
     keep_alive: Duration = time, |time| time_text(*time);
     /// How long a client may take to send a request's head.
@@ -111,18 +111,18 @@ values! {
     /// How long the backend may pause inside an answer.
     chunk_timeout: Duration = time, |time| time_text(*time);
     /// The largest request body, in bytes.
-    max_body: usize = |text| size(text, bound::BODY_MIN..=bound::BODY_MAX), |bytes| size_text(*bytes);
+    max_body: usize = |text| size(text, number::BODY_MIN..=number::BODY_MAX), |bytes| size_text(*bytes);
     /// The largest request head, in bytes.
-    max_head: usize = |text| size(text, bound::HEAD_MIN..=bound::HEAD_MAX), |bytes| size_text(*bytes);
+    max_head: usize = |text| size(text, number::HEAD_MIN..=number::HEAD_MAX), |bytes| size_text(*bytes);
     /// How many header fields a request may have.
-    max_fields: usize = |text| whole(text, bound::FIELDS_MIN..=bound::FIELDS_MAX), plain;
+    max_fields: usize = |text| whole(text, number::FIELDS_MIN..=number::FIELDS_MAX), plain;
     /// The longest request path, in bytes; never above `max_head`.
-    max_path: usize = |text| size(text, bound::PATH_MIN..=bound::HEAD_MAX), |bytes| size_text(*bytes);
+    max_path: usize = |text| size(text, number::PATH_MIN..=number::HEAD_MAX), |bytes| size_text(*bytes);
     /// The largest answer that is read whole from the backend, in bytes.
-    max_answer: usize = |text| size(text, bound::BODY_MIN..=bound::BODY_MAX), |bytes| size_text(*bytes);
+    max_answer: usize = |text| size(text, number::BODY_MIN..=number::BODY_MAX), |bytes| size_text(*bytes);
     /// Proxies whose X-Forwarded-For is believed.
     forwarded_allow_ips: TrustedProxies = proxies, proxies_text;
-    /// How often one client may call the article's routes; all of them hold, none where there are none.
+    /// How often one client may call the routes under `/ollama_generate/`; all of them hold, none where there are none.
     limit: Vec<Rate> = limits, |rates| limits_text(rates);
     /// How often one client may call the routes of Ollama's own API.
     api_limit: Vec<Rate> = limits, |rates| limits_text(rates);
@@ -136,7 +136,7 @@ values! {
     flood: Option<Rate> = flood, |rate| flood_text(*rate);
     /// The backend.
     upstream: Upstream = upstream, plain;
-    /// The model that answers the article's routes.
+    /// The model that answers the routes under `/ollama_generate/`.
     model: Option<String> = model, |name| name_text(name.as_deref());
     /// Whether a simulated Ollama is started and used as the backend.
     demo: bool = switch, plain;
@@ -156,21 +156,21 @@ impl Plan {
     pub fn new(settings: &Settings) -> Result<Self, Complaints> {
         let mut complaints = Vec::new();
         let values = Values::read(settings, &mut complaints);
-        if let Some(mut values) = values {
-            // A longer path could never arrive; following a smaller max_head spares the operator a second change.
-            values.max_path = values.max_path.min(values.max_head);
-            check_together(&values, settings, &mut complaints);
-            if complaints.is_empty() {
-                return Ok(Self { values });
+        check_together(settings, &mut complaints);
+        match values {
+            Some(mut values) if complaints.is_empty() => {
+                // A longer path could never arrive; following a smaller max_head spares the operator a second change.
+                values.max_path = values.max_path.min(values.max_head);
+                Ok(Self { values })
             }
+            _ => Err(Complaints(complaints)),
         }
-        Err(Complaints(complaints))
     }
 
     /// The lengths of the windows in which limits count, shortest first; none under [`Strategy::Gcra`], which has no
     /// windows.
     pub fn windows(&self) -> Vec<Duration> {
-        self.values.windows()
+        windows(self.limit_strategy, self.limit.iter().chain(&self.api_limit))
     }
 
     /// What differs from the old plan: key, old value, new value.
@@ -208,18 +208,6 @@ impl Deref for Plan {
     }
 }
 
-impl Values {
-    fn windows(&self) -> Vec<Duration> {
-        if self.limit_strategy == Strategy::Gcra {
-            return Vec::new();
-        }
-        let mut windows: Vec<Duration> = self.limit.iter().chain(&self.api_limit).map(Rate::window).collect();
-        windows.sort_unstable();
-        windows.dedup();
-        windows
-    }
-}
-
 fn is_start_only(name: &str) -> bool {
     KEYS.iter().any(|key| key.name == name && key.change == Change::Start)
 }
@@ -244,20 +232,35 @@ fn text_of<T>(value: &T, show: impl Fn(&T) -> String) -> String {
     show(value)
 }
 
-/// What no value shows by itself.
-fn check_together(values: &Values, settings: &Settings, complaints: &mut Vec<Complaint>) {
-    if values.limit_strategy == Strategy::Gcra {
-        for (key, list) in [("limit", &values.limit), ("api_limit", &values.api_limit)] {
+/// What no value shows by itself. Reads what it compares once more, because a bad value elsewhere leaves no [`Values`]
+/// and must not hide what is found here; a bad value among these has its complaint already.
+fn check_together(settings: &Settings, complaints: &mut Vec<Complaint>) {
+    let text = |key| settings.typed(key).map_or("", |typed| &typed.text);
+    let Ok(strategy) = choice(text("limit_strategy")) else { return };
+    let lists = [("limit", limits(text("limit"))), ("api_limit", limits(text("api_limit")))];
+    let lists = lists.map(|(key, list)| (key, list.unwrap_or_default()));
+    if strategy == Strategy::Gcra {
+        for (key, list) in &lists {
             complaints.extend(list.iter().find_map(rates::gcra).map(|remedy| complaint(settings, key, remedy)));
         }
     }
-    let windows = values.windows().len();
+    let windows = windows(strategy, lists.iter().flat_map(|(_, list)| list)).len();
     if windows > WINDOWS_MAX {
         let remedy = format!(
             "limit and api_limit together have {windows} different window lengths: write at most {WINDOWS_MAX}"
         );
         complaints.push(complaint(settings, "api_limit", remedy));
     }
+}
+
+fn windows<'a>(strategy: Strategy, rates: impl Iterator<Item = &'a Rate>) -> Vec<Duration> {
+    if strategy == Strategy::Gcra {
+        return Vec::new();
+    }
+    let mut windows: Vec<Duration> = rates.map(Rate::window).collect();
+    windows.sort_unstable();
+    windows.dedup();
+    windows
 }
 
 fn complaint(settings: &Settings, key: &str, remedy: Remedy) -> Complaint {

@@ -6,7 +6,6 @@
 //! Invariant: all processes that share the zone admit together what the limits say, not each.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use gate_zone::limiter::fixed::{self, AMOUNT_MAX, Charge, Verdict, Window};
 
@@ -168,7 +167,7 @@ impl Rule {
         let charge = Charge { tag: fixed::Tag::new(place.tag), amount: self.limit.amount, window };
         match fixed::charge(place.set, || places.cell(client), charge, || clock.now_ns()) {
             Verdict::Admitted { remaining, reset } => Ok((remaining, reset)),
-            Verdict::Refused { retry } => Err::<_, Duration>(retry),
+            Verdict::Refused { retry } => Err(retry),
         }
     }
 }

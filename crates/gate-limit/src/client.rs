@@ -58,7 +58,7 @@ impl Trust {
         Self(Believed::Everyone)
     }
 
-    /// Believes peers in these networks; in none, if there are none. IPv4 networks in their IPv6 form mean the IPv4 ones.
+    /// Believes peers in these networks: nobody, if there are none. IPv4 networks in IPv6 form mean the IPv4 ones.
     pub fn networks(networks: Vec<IpNet>) -> Self {
         Self(Believed::Networks(networks.into_iter().map(canonical_network).collect()))
     }
@@ -84,18 +84,16 @@ impl Trust {
         if !self.is_trusted(peer) {
             return Client(peer);
         }
-        let from_right = forwarded_for.rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
+        let is_comma = |byte: &u8| *byte == b',';
+        if matches!(self.0, Believed::Everyone) {
+            return Client(forwarded_for.flat_map(|line| line.split(is_comma)).find_map(hop).unwrap_or(peer));
+        }
         let mut client = peer;
-        match self.0 {
-            Believed::Everyone => return Client(from_right.filter_map(hop).last().unwrap_or(client)),
-            Believed::Networks(_) => {
-                for entry in from_right {
-                    let Some(hop) = hop(entry) else { break };
-                    client = hop;
-                    if !self.is_trusted(hop) {
-                        break;
-                    }
-                }
+        for entry in forwarded_for.rev().flat_map(|line| line.rsplit(is_comma)) {
+            let Some(hop) = hop(entry) else { break };
+            client = hop;
+            if !self.is_trusted(hop) {
+                break;
             }
         }
         Client(client)

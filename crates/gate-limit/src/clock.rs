@@ -1,12 +1,13 @@
 //! The clock that limits go by: nanoseconds since the zone's epoch.
 //!
-//! It comes in as a closure, so that tests turn it by hand. Invariant asked of it: all processes of a gate read the same
-//! clock, and it never goes back.
+//! It comes in as a closure, so that tests turn it by hand; where time comes from is not known here. Invariant asked of
+//! it: all processes of a gate read the same clock, and it never goes back.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gate_zone::limiter::gcra;
 use governor::clock;
 use governor::nanos::Nanos;
 
@@ -34,6 +35,9 @@ impl fmt::Debug for Clock {
 
 /// The same clock for governor. A governor limiter counts from its clock's first reading, and limiters that were made
 /// at different times would starve each other in one table; so the first reading is the epoch.
+///
+/// Later readings are in whole ticks of the zone's GCRA words. With periods in whole ticks too, nothing is left to be
+/// rounded when a time is put into a word, which would cost each burst its last request.
 #[derive(Debug, Clone)]
 pub(crate) struct EpochClock {
     clock: Clock,
@@ -51,7 +55,8 @@ impl clock::Clock for EpochClock {
 
     fn now(&self) -> Nanos {
         if self.started.load(Ordering::Relaxed) {
-            Nanos::new(self.clock.now_ns())
+            let now_ns = self.clock.now_ns();
+            Nanos::new(now_ns - now_ns % gcra::TICK_NS)
         } else {
             self.started.store(true, Ordering::Relaxed);
             Nanos::new(0)

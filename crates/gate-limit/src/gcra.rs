@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use gate_zone::Region;
-use gate_zone::limiter::gcra;
+use gate_zone::limiter::{fixed, gcra};
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -18,7 +18,8 @@ use crate::clock::{Clock, EpochClock};
 use crate::limit::{Limit, LimitError};
 use crate::place::Places;
 
-/// The fastest rate, 10,000 per second: each request is rounded up to 16 microseconds, which must stay small beside it.
+/// The fastest rate, 10,000 per second: periods are rounded up to ticks of 16 microseconds, which must stay small next
+/// to them. (This one becomes 112 microseconds, 8928 per second; 1000 per second become 992.)
 const PERIOD_MIN: Duration = Duration::from_micros(100);
 
 /// The longest window, a leap year: of the 8.9 years a word can tell, seven remain for the zone's age.
@@ -27,7 +28,7 @@ const WINDOW_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// What is left after a request, and how long until all of it is back; or how long to wait.
 pub(crate) type Answer = Result<(u64, Duration), Duration>;
 
-/// One limit for many clients. Up to `amount` at once, then one each `window / amount`.
+/// One limit for many clients. Up to `amount` at once, then one each `window / amount` and a tick at most.
 pub(crate) struct GcraLimit {
     window: Duration,
     clock: Clock,
@@ -41,7 +42,7 @@ impl GcraLimit {
     pub(crate) fn new(limit: &Limit, store: ZoneStore) -> Result<Self, LimitError> {
         let bounds = || LimitError::Bounds(limit.text.clone());
         let amount = u32::try_from(limit.amount).map_err(|_| bounds())?;
-        if limit.window > WINDOW_MAX || u64::from(amount) > gate_zone::limiter::fixed::AMOUNT_MAX {
+        if limit.window > WINDOW_MAX || u64::from(amount) > fixed::AMOUNT_MAX {
             return Err(bounds());
         }
         let clock = store.clock.clone();
@@ -49,12 +50,12 @@ impl GcraLimit {
             None => None,
             Some(burst) => {
                 let period_ns = (limit.window.as_nanos() as u64).div_ceil(limit.amount);
-                let period = Duration::from_nanos(period_ns);
-                if period < PERIOD_MIN {
+                if Duration::from_nanos(period_ns) < PERIOD_MIN {
                     return Err(LimitError::TooFast(limit.text.clone()));
                 }
+                let period = Duration::from_nanos(period_ns.next_multiple_of(gcra::TICK_NS));
                 let quota = Quota::with_period(period).ok_or_else(bounds)?.allow_burst(burst);
-                Some((quota, RateLimiter::new(quota, store, EpochClock::new(clock.clone())).with_middleware()))
+                Some((quota, Limiter::new(quota, store, EpochClock::new(clock.clone()))))
             }
         };
         Ok(Self { window: limit.window, clock, limiter })

@@ -1,7 +1,7 @@
 //! Who a client is, and whether it may pass: addresses behind proxies, limits per route, the flood guard.
 //!
-//! It keeps no state of its own: counts live in the zone's limiter tables, so all processes of a gate count together. It
-//! reads no configuration, speaks no HTTP and knows no status codes; rates come in parsed, refusals go out as data.
+//! It keeps no state of its own: counts live in the zone's limiter tables, so all processes of a gate count together.
+//! It reads no configuration, speaks no HTTP and knows no status codes; rates come in parsed, refusals go out as data.
 //!
 //! Invariant: nothing here blocks, locks, or allocates for a request.
 #![forbid(unsafe_code)]

@@ -66,7 +66,8 @@ pub struct Tables {
     pub gcra: Region,
 }
 
-/// Why a limit cannot be set up. The operator's fault for [`LimitError::TooFast`] and [`LimitError::Bounds`], else the gate's.
+/// Why a limit cannot be set up. Fault: the operator's for [`LimitError::TooFast`] and [`LimitError::Bounds`], else the
+/// gate's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitError {

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use gate_config::Plan;
-use gate_sys::listen::Listener;
-use gate_sys::privilege::Identity;
 use gate_sys::clock;
+use gate_sys::listen::Kind;
+use gate_sys::privilege::Identity;
 use gate_sys::process::{Inheritance, Pid};
 use gate_zone::{OwnRow, Place, Row, Zone};
 
@@ -31,8 +31,8 @@ pub struct Birth {
     pub generation: Generation,
     /// Its configuration.
     pub plan: Rc<Plan>,
-    /// The sockets it accepts from.
-    pub listeners: Vec<Rc<Listener>>,
+    /// The sockets it accepts from: descriptors of its own, so that it can close them.
+    pub listeners: Vec<Handed>,
     /// Where the simulated backend listens, under `--demo`.
     pub demo: Option<SocketAddr>,
     /// The shared memory.
@@ -47,6 +47,15 @@ pub struct Birth {
     pub lifeline: OwnedFd,
 }
 
+/// A listening socket that is handed to a child.
+#[derive(Debug)]
+pub struct Handed {
+    /// What kind of peers it brings.
+    pub kind: Kind,
+    /// It.
+    pub socket: OwnedFd,
+}
+
 impl Birth {
     /// Takes over the row that the master has set aside. In the child, once.
     pub fn claim(&self) -> OwnRow {
@@ -57,7 +66,7 @@ impl Birth {
 impl Inheritance for Birth {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let own = [self.announce.pipe.as_fd(), self.lifeline.as_fd()];
-        self.listeners.iter().map(|listener| listener.as_fd()).chain(own).collect()
+        self.listeners.iter().map(|handed| handed.socket.as_fd()).chain(own).collect()
     }
 }
 

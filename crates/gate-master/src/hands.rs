@@ -16,7 +16,7 @@ use gate_sys::title;
 use gate_zone::{Place, Role, Zone};
 
 use crate::StartError;
-use crate::birth::{Announce, Awaited, Birth, Word};
+use crate::birth::{Announce, Awaited, Birth, Handed, Word};
 use crate::event::{Action, Demo, Event, Generation, Order, Why, Wish};
 use crate::observed::Observed;
 use crate::sockets::{BindError, Mode, Sockets};
@@ -65,7 +65,8 @@ impl Hands {
         let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Zone)?;
         let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Zone)?)) } else { None };
         let loaded = Loaded::new(plan, 1, None).map_err(StartError::Load)?;
-        zone.assign_windows(&loaded.plan.windows(), &[]).map_err(|error| StartError::Load(Refused::of(error)))?;
+        zone.assign_windows(&loaded.plan.windows(), &[])
+            .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
         let lifeline = process::pipe().map_err(StartError::Zone)?;
         let current = Some(loaded);
         Ok(Self {
@@ -141,7 +142,8 @@ impl Hands {
                 seen.processes.len()
             )));
         }
-        self.zone.assign_windows(&plan.windows(), &current.plan.windows()).map_err(Refused::of)?;
+        let windows = self.zone.assign_windows(&plan.windows(), &current.plan.windows());
+        windows.map_err(|error| Refused::of(error.to_string()))?;
         let loaded = Loaded::new(plan, self.generations + 1, Some(&current.sockets))?;
         self.generations += 1;
         Ok(loaded)
@@ -185,6 +187,8 @@ impl Hands {
             Role::Monitor => Vec::new(),
             Role::Demo => demo.iter().cloned().collect(),
         };
+        let hand = |listener: &Rc<Listener>| Ok(Handed { kind: listener.kind(), socket: listener.share()? });
+        let listeners = listeners.iter().map(hand).collect::<io::Result<_>>()?;
         Ok(Birth {
             place,
             generation,
@@ -277,7 +281,8 @@ impl Loaded {
         let identity = Identity::find(plan.user.as_deref(), plan.group.as_deref()).map_err(Refused::of)?;
         let mode = if plan.reuse_port { Mode::PerWorker } else { Mode::Shared };
         let wanted: Vec<Address> = plan.bind.iter().map(address).collect();
-        let sockets = Sockets::bind(&wanted, mode, plan.backlog.cast_signed(), held).map_err(|errors| Refused::binding(&errors))?;
+        let sockets = Sockets::bind(&wanted, mode, plan.backlog.cast_signed(), held)
+            .map_err(|errors| Refused::binding(&errors))?;
         Ok(Self { generation, plan: Rc::new(plan), sockets, identity })
     }
 }
@@ -301,8 +306,8 @@ pub enum Cause {
 }
 
 impl Refused {
-    fn of(reason: impl ToString) -> Self {
-        Self { reasons: vec![reason.to_string()], cause: Cause::Configuration }
+    fn of(reason: impl Into<String>) -> Self {
+        Self { reasons: vec![reason.into()], cause: Cause::Configuration }
     }
 
     fn binding(errors: &[BindError]) -> Self {

@@ -25,14 +25,16 @@ use gate_sys::clock;
 use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::signals::Signals;
 
-pub use crate::birth::{Announce, Birth};
+pub use crate::birth::{Announce, Birth, Handed};
 use crate::desired::Desired;
 use crate::event::{Event, Ms};
 pub use crate::hands::{Cause, Crew, Refused, Reread};
 use crate::hands::{Hands, Outcome};
 use crate::observed::Observed;
 use crate::reconcile::reconcile;
+pub use gate_sys::listen::Kind;
 pub use gate_sys::title;
+pub use gate_zone::Role;
 
 /// Actions that one wake-up may lead to before the master looks at its signals again. Each round of the loop changes
 /// the world, so more than a few rounds means that two decisions undo each other: a bug that must not spin.

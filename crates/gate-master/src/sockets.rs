@@ -27,7 +27,9 @@ pub(crate) struct BindError {
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hint = match self.error.kind() {
-            io::ErrorKind::AddrInUse => ": another process listens there; stop it, or choose another address with --bind",
+            io::ErrorKind::AddrInUse => {
+                ": another process listens there; stop it, or choose another address with --bind"
+            }
             io::ErrorKind::AddrNotAvailable => ": no interface of this machine has that address",
             io::ErrorKind::PermissionDenied => ": not allowed; ports below 1024 need root or CAP_NET_BIND_SERVICE",
             _ => "",
@@ -58,7 +60,12 @@ impl Sockets {
     ///
     /// # Errors
     /// Every address that cannot be bound. What was bound on the way is closed again.
-    pub(crate) fn bind(wanted: &[Address], mode: Mode, backlog: i32, held: Option<&Self>) -> Result<Self, Vec<BindError>> {
+    pub(crate) fn bind(
+        wanted: &[Address],
+        mode: Mode,
+        backlog: i32,
+        held: Option<&Self>,
+    ) -> Result<Self, Vec<BindError>> {
         let mut errors = Vec::new();
         let mut bound = Vec::new();
         for address in wanted {

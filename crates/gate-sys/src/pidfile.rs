@@ -36,8 +36,7 @@ impl PidFile {
     /// # Errors
     /// [`PidFileError::Held`] when another live process holds it; a file left by a dead one is taken over.
     pub fn claim(path: &Path) -> Result<Self, PidFileError> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((mut file, Errno::EWOULDBLOCK)) => {

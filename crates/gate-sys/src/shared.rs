@@ -33,10 +33,7 @@ impl SharedWords {
         let fd = memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let bytes = count.get().checked_mul(size_of::<AtomicU64>()).ok_or(io::ErrorKind::InvalidInput)?;
         ftruncate(&fd, i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?)?;
-        fcntl(
-            &fd,
-            FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL),
-        )?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
         let words = map(&fd, count)?;
         Ok(Self { fd, words })
     }
@@ -56,7 +53,8 @@ impl AsFd for SharedWords {
 fn map(fd: &OwnedFd, count: NonZeroUsize) -> io::Result<&'static [AtomicU64]> {
     let bytes = NonZeroUsize::new(count.get() * size_of::<AtomicU64>()).ok_or(io::ErrorKind::InvalidInput)?;
     // SAFETY: a fresh mapping at an address the kernel picks aliases nothing of ours; `fd` is a memfd of `bytes` bytes.
-    let start = unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+    let start =
+        unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
     // SAFETY: the mapping is page aligned, `bytes` long and never unmapped. The file is sealed against shrinking, so
     // no access can fault for lack of a page. Any bit pattern is an `AtomicU64`. Other processes write the same words,
     // only through atomics of their own; that atomics work across processes is a property of the hardware that Rust's

@@ -1,2 +1,237 @@
-//! (to be written)
+//! One worker's HTTP life: it takes connections, walks each request through the pipeline, relays the answer, drains.
+//!
+//! It does not fork, bind or decide about other processes; it hears of them through the zone. One thread, one
+//! event loop; the access log's writer is the only other thread.
+//!
+//! Invariant: every request that was begun is accounted for once, whichever way it ends.
 #![forbid(unsafe_code)]
+
+mod accept;
+mod drain;
+mod exchange;
+mod framing;
+mod gate;
+mod journal;
+mod ledger;
+mod outbound;
+mod pages;
+mod pipeline;
+mod wire;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use gate_config::{AccessLog, Plan};
+use gate_zone::{OwnRow, Place, Stage, Zone, clock};
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, interval, sleep_until, timeout};
+
+use crate::accept::{Source, accept_all};
+use crate::framing::Caps;
+use crate::gate::Gate;
+use crate::journal::Journal;
+use crate::wire::{Ground, Patience};
+
+/// How often the heart beats: four times within the age at which other workers stop counting this one.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// What is cut at the deadline gets this long to be written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What a worker is given.
+pub struct Post {
+    /// Its configuration.
+    pub plan: Rc<Plan>,
+    /// Its place.
+    pub place: Place,
+    /// The shared memory.
+    pub zone: Zone,
+    /// Its own row there.
+    pub row: OwnRow,
+    /// The simulated backend, in place of the configured one.
+    pub demo: Option<SocketAddr>,
+    /// The sockets it accepts from, non-blocking.
+    pub listeners: Vec<Listening>,
+    /// The access log, already open.
+    pub journal: Option<File>,
+    /// Reads end-of-file when the master is gone.
+    pub lifeline: OwnedFd,
+    /// Tells the master that requests are served; called once TERM and QUIT are caught.
+    pub ready: Box<dyn FnOnce() -> io::Result<()>>,
+}
+
+/// A listening socket of either kind.
+pub enum Listening {
+    /// With peer addresses.
+    Tcp(std::net::TcpListener),
+    /// Without.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Opens the access log of a plan, as the user that may.
+///
+/// # Errors
+/// What the operator has to mend, with the key.
+pub fn open_journal(plan: &Plan) -> Result<Option<File>, String> {
+    let opened = match &plan.access_log {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        AccessLog::File(path) => OpenOptions::new().append(true).create(true).open(path),
+    };
+    opened.map(Some).map_err(|error| match &plan.access_log {
+        AccessLog::File(path) => format!("access_log: cannot append to {}: {error}", path.display()),
+        _ => format!("access_log: {error}"),
+    })
+}
+
+/// Serves until told to leave; returns the exit code.
+///
+/// # Errors
+/// Why it cannot begin to serve.
+pub fn run(post: Post) -> Result<u8, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot make an event loop: {error}"))?;
+    LocalSet::new().block_on(&runtime, serve(post))
+}
+
+async fn serve(post: Post) -> Result<u8, String> {
+    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, ready } = post;
+    let text = |error: io::Error| error.to_string();
+    let mut orders = Orders::listen(lifeline).map_err(text)?;
+    let row = Rc::new(row);
+    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row)), demo, journal)?);
+    let sources: Vec<Source> = listeners.into_iter().map(source).collect::<io::Result<_>>().map_err(text)?;
+    row.beat(clock::monotonic_ms());
+    row.enter(Stage::Ready);
+    let beating = tokio::task::spawn_local(beat(Rc::clone(&row)));
+    for source in sources {
+        tokio::task::spawn_local(accept_all(Rc::clone(&gate), source));
+    }
+    ready().map_err(text)?;
+    if let Order::Drain = orders.next().await {
+        row.enter(Stage::Draining);
+        drain(&gate, &mut orders).await;
+    }
+    beating.abort();
+    Ok(0)
+}
+
+fn source(listening: Listening) -> io::Result<Source> {
+    match listening {
+        Listening::Tcp(listener) => Source::tcp(listener),
+        Listening::Unix(listener) => Source::unix(listener),
+    }
+}
+
+fn build(
+    plan: Rc<Plan>,
+    (place, zone, row): (Place, Zone, Rc<OwnRow>),
+    demo: Option<SocketAddr>,
+    journal: Option<File>,
+) -> Result<Gate, String> {
+    let patience = Patience { head: plan.head_timeout, keep_alive: plan.keep_alive, write: plan.write_timeout };
+    let caps = Caps { head: plan.max_head, fields: plan.max_fields, target: plan.max_path };
+    let journal = match journal {
+        Some(file) => Some(Journal::open(file, Rc::clone(&row)).map_err(|error| format!("access log: {error}"))?),
+        None => None,
+    };
+    Ok(Gate {
+        trust: gate::trust(&plan),
+        admission: gate::admission(&plan, zone).map_err(|error| error.to_string())?,
+        flood: gate::flood(&plan, zone).map_err(|error| error.to_string())?,
+        backend: gate::backend(&plan, demo, Rc::clone(&row)),
+        newest: gate_upstream::NewestModel::default(),
+        journal,
+        clock: ledger::LogClock::new(),
+        ground: Rc::new(Ground::new(patience, caps)),
+        plan,
+        place,
+        zone,
+        row,
+    })
+}
+
+async fn beat(row: Rc<OwnRow>) {
+    let mut ticks = interval(BEAT);
+    loop {
+        ticks.tick().await;
+        row.beat(clock::monotonic_ms());
+    }
+}
+
+/// Lets what is in service finish, within the graceful timeout; then ends it, each in its own dialect.
+async fn drain(gate: &Rc<Gate>, orders: &mut Orders) {
+    let drain = &gate.ground.drain;
+    let deadline = Instant::now() + gate.plan.graceful_timeout;
+    drain.begin();
+    // The accepting tasks empty the queue in their next turn; until then it may look as if nothing were left.
+    tokio::task::yield_now().await;
+    let empty = async {
+        while drain.connections() > 0 {
+            drain.fewer().await;
+        }
+    };
+    tokio::select! {
+        () = empty => return,
+        () = sleep_until(deadline) => {}
+        () = orders.quit() => return,
+    }
+    log::warn!("{} connections are still open at the end of graceful_timeout: ending them", drain.connections());
+    drain.cut_now();
+    let written = async {
+        while drain.connections() > 0 {
+            drain.fewer().await;
+        }
+    };
+    // What is not written by then is lost to a client that does not read.
+    if timeout(LAST_WORDS, written).await.is_err() {
+        log::warn!("{} clients did not take their last answer", drain.connections());
+    }
+}
+
+/// What the worker can be told.
+enum Order {
+    Drain,
+    Quit,
+}
+
+/// The master's word: by signal, or by its death.
+struct Orders {
+    term: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    lifeline: Receiver,
+}
+
+impl Orders {
+    fn listen(lifeline: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            lifeline: Receiver::from_owned_fd(lifeline)?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.quit.recv() => Order::Quit,
+            _ = self.term.recv() => Order::Drain,
+            // Nothing is ever written there: readable means that the master is gone.
+            _ = self.lifeline.readable() => {
+                log::warn!("the master is gone: finishing what is in service");
+                Order::Drain
+            }
+        }
+    }
+
+    async fn quit(&mut self) {
+        self.quit.recv().await;
+    }
+}

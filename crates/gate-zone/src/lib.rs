@@ -6,6 +6,8 @@
 //! Invariant: a process may be killed at any instruction and leaves nothing held; all-zero words are a valid start.
 #![forbid(unsafe_code)]
 
+pub use gate_sys::clock;
+
 pub mod layout;
 pub mod limiter;
 pub mod probe;
@@ -18,7 +20,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Duration;
 
-use gate_sys::clock;
 use gate_sys::shared::SharedWords;
 
 use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
@@ -132,8 +133,7 @@ impl Zone {
             if table.contains(&window) {
                 continue;
             }
-            let needed =
-                |held: u64| wanted.iter().chain(in_service).map(ns).any(|window| window == held);
+            let needed = |held: u64| wanted.iter().chain(in_service).map(ns).any(|window| window == held);
             let index = table.iter().position(|held| *held == 0 || !needed(*held)).ok_or(TooManyWindows)?;
             table[index] = window;
             emptied.push(index);

@@ -95,7 +95,11 @@ async fn deliver(shared: &Shared, mut generation: Generation, delivery: Delivery
         // Nothing comes of a text without end until it ends.
         (Delivery::Whole, Length::Endless) => std::future::pending().await,
         (Delivery::Whole, Length::Finite) => {
-            tokio::time::sleep(generation.gap.saturating_mul(generation.tokens.len() as u32)).await;
+            let spoken = generation.gap.saturating_mul(generation.tokens.len() as u32);
+            // Even a sleep of no time lasts a tick of the timer.
+            if !spoken.is_zero() {
+                tokio::time::sleep(spoken).await;
+            }
             let whole = Said::Text(generation.tokens.concat());
             Answer::new(200, JSON, Body::Full(generation.object(whole)))
         }

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -23,6 +23,8 @@ use crate::wire::{Afterwards, NoRequest, Request, Version, Wire};
 
 /// The pause after a failed accept, which is nearly always a lack of file descriptors that takes time to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Connections that may wait to be accepted after a `refuse` fault; what std and tokio use at the start is no more.
+const BACKLOG: u32 = 1024;
 /// `refuse` faults that may wait for the listener; more wait for a place.
 const REFUSALS: usize = 8;
 
@@ -52,11 +54,12 @@ pub(crate) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: i
             _ = &mut shutdown => return Ok(()),
             Some(Refusal { span, closed }) = wishes.recv() => {
                 drop(listener);
+                let place = hold(address)?;
                 // Whoever wished it may have lost its client meanwhile.
                 closed.send(()).unwrap_or_default();
                 tokio::select! {
                     _ = &mut shutdown => return Ok(()),
-                    () = tokio::time::sleep(span) => listener = bind_again(address).await?,
+                    () = tokio::time::sleep(span) => listener = place.listen(BACKLOG)?,
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -68,9 +71,13 @@ pub(crate) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: i
     }
 }
 
-/// Binds with `SO_REUSEADDR`, so that connections of before are no obstacle.
-async fn bind_again(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// Binds without listening: connections are refused, and nobody else gets the port meanwhile.
+fn hold(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Connections of before are no obstacle then.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 async fn connection(shared: Arc<Shared>, stream: TcpStream, wish: mpsc::Sender<Refusal>) {
@@ -91,8 +98,10 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, wish: mpsc::Sender<R
             let answer = routes::control(&shared, &request);
             Sender::new(&mut wire, &request, Fault::Ok).send(answer).await
         } else {
-            let _working = shared.arrived(&request, earlier);
+            let working = shared.arrived(&request, earlier);
             let (result, lines) = exchange(&shared, &mut wire, &request, &wish).await;
+            // Whoever sees the end counted must not see the request in flight any more.
+            drop(working);
             shared.finished(&request, &wire, (result, lines));
             earlier += 1;
             result

@@ -142,7 +142,10 @@ fn only_the_response_is_taken_from_ollamas_answer() {
         r#"{"response":"h\u00e9llo \ud83d\ude80 \"q\" \\ \u0001\t\n\r\b\f \u007f\u2028 \u003c/script\u003e"}"#,
         Some("{\"response\":\"héllo 🚀 \\\"q\\\" \\\\ \\u0001\\t\\n\\r\\b\\f \u{7f}\u{2028} </script>\"}"),
     );
-    check(&format!("{{\"context\":{}{},\"response\":\"hi\"}}", "[".repeat(5000), "]".repeat(5000)), Some(r#"{"response":"hi"}"#));
+    check(
+        &format!("{{\"context\":{}{},\"response\":\"hi\"}}", "[".repeat(5000), "]".repeat(5000)),
+        Some(r#"{"response":"hi"}"#),
+    );
     for refused in [
         "",
         "{}",

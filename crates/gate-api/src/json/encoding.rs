@@ -5,9 +5,9 @@
 //! Invariant: what leaves here is generalised UTF-8: valid, but for surrogates encoded as three bytes each.
 use super::Error;
 
-/// The document's characters.
+/// A document's characters.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Characters<'a> {
+pub struct Characters<'a> {
     /// All of them, as generalised UTF-8.
     pub(super) bytes: &'a [u8],
     /// The same, if none is a surrogate.
@@ -16,12 +16,16 @@ pub(super) struct Characters<'a> {
 
 /// A decoded document.
 #[derive(Debug)]
-pub(super) enum Decoded<'a> {
+pub enum Decoded<'a> {
     /// It was UTF-8 already.
     InPlace(Characters<'a>),
-    /// It was UTF-16 or UTF-32; this is its generalised UTF-8.
-    Converted(Vec<u8>),
+    /// It was UTF-16 or UTF-32.
+    Converted(Converted),
 }
+
+/// The generalised UTF-8 of a document that came in another encoding.
+#[derive(Debug)]
+pub struct Converted(Vec<u8>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
@@ -36,28 +40,35 @@ enum Encoding {
     Utf32(Order),
 }
 
-impl<'a> Characters<'a> {
-    /// The characters of generalised UTF-8.
-    pub(super) fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes, text: std::str::from_utf8(bytes).ok() }
+impl<'a> From<&'a str> for Characters<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { bytes: text.as_bytes(), text: Some(text) }
+    }
+}
+
+impl Converted {
+    /// The document's characters.
+    pub fn characters(&self) -> Characters<'_> {
+        Characters { bytes: &self.0, text: std::str::from_utf8(&self.0).ok() }
     }
 }
 
 /// Decodes a document.
 pub(super) fn decode(document: &[u8]) -> Result<Decoded<'_>, Error> {
     let (encoding, mark) = detect(document);
-    let content = &document[mark..];
-    match encoding {
+    let bytes = &document[mark..];
+    let converted = match encoding {
         Encoding::Utf8 => {
-            let characters = Characters::of(content);
-            if characters.text.is_none() && !is_generalised(content) {
+            let text = std::str::from_utf8(bytes).ok();
+            if text.is_none() && !is_generalised(bytes) {
                 return Err(Error::Encoding);
             }
-            Ok(Decoded::InPlace(characters))
+            return Ok(Decoded::InPlace(Characters { bytes, text }));
         }
-        Encoding::Utf16(order) => from_utf16(content, order).map(Decoded::Converted),
-        Encoding::Utf32(order) => from_utf32(content, order).map(Decoded::Converted),
-    }
+        Encoding::Utf16(order) => from_utf16(bytes, order)?,
+        Encoding::Utf32(order) => from_utf32(bytes, order)?,
+    };
+    Ok(Decoded::Converted(Converted(converted)))
 }
 
 /// The encoding, and the length of the byte order mark.

@@ -207,7 +207,9 @@ impl<'a> Scanner<'a> {
         let end = self.plain_end(opening + 1);
         if self.source.bytes.get(end) == Some(&b'"') {
             self.at = end + 1;
-            return Ok(self.slice(opening + 1, end).map_or(Text::Surrogates, |text| Text::Unicode(Cow::Borrowed(text))));
+            return Ok(self
+                .slice(opening + 1, end)
+                .map_or(Text::Surrogates, |text| Text::Unicode(Cow::Borrowed(text))));
         }
         self.escaped_string(opening, end)
     }
@@ -274,7 +276,8 @@ impl<'a> Scanner<'a> {
     }
 
     fn hex_unit(&self, mark: usize) -> Result<u16, Error> {
-        let digits = self.source.bytes.get(mark + 1..mark + 5).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits =
+            self.source.bytes.get(mark + 1..mark + 5).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
         // CPython wants one character more, the closing quote at least.
         match digits {
             Some(digits) if self.source.bytes.len() > mark + 5 => {

@@ -107,13 +107,17 @@ fn write_float(double: f64, out: &mut String) -> Result<(), Unwritable> {
     }
     let shortest = format!("{double:e}");
     let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let exponent: isize = exponent.parse().unwrap_or(0);
     let decimals = mantissa.bytes().filter(u8::is_ascii_digit).count() - 1;
     // Of two shortest candidates equally far away Python takes the even one, as Rust does only if told how many digits.
     if (-4..16).contains(&exponent) {
-        let decimals = usize::try_from(decimals as i32 - exponent).map_or(1, |decimals| decimals.max(1));
+        let decimals = decimals.saturating_add_signed(-exponent).max(1);
         let even = format!("{double:.decimals$}");
-        out.push_str(&if even.parse() == Ok(double) { even } else { format!("{double:?}") });
+        if even.parse() == Ok(double) {
+            out.push_str(&even);
+        } else {
+            write!(out, "{double:?}").map_err(|_| Unwritable)?;
+        }
     } else {
         let even = format!("{double:.decimals$e}");
         let digits = if even.parse() == Ok(double) { &even } else { &shortest };

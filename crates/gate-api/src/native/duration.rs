@@ -79,7 +79,8 @@ fn from_text(sent: &str) -> Result<KeepAlive, String> {
             return Err(format!("time: unknown unit {} in duration {}", byte_quoted(name), byte_quoted(sent)));
         };
         let part = whole.checked_mul(scale).and_then(|part| part.checked_add((fraction * scale as f64) as u64));
-        nanos = part.and_then(|part| nanos.checked_add(part)).filter(|&nanos| nanos <= NANOS_MAX).ok_or_else(invalid)?;
+        nanos =
+            part.and_then(|part| nanos.checked_add(part)).filter(|&nanos| nanos <= NANOS_MAX).ok_or_else(invalid)?;
     }
     // -0s is zero.
     if is_negative && nanos > 0 { Ok(KeepAlive::Forever) } else { Ok(KeepAlive::For(Duration::from_nanos(nanos))) }

@@ -106,7 +106,9 @@ impl Faults {
     fn mismatch(&mut self, got: impl std::fmt::Display, place: Place, wanted: &str) {
         let Place { parent, field } = place;
         let dot = if field.is_empty() { "" } else { "." };
-        self.keep(|| format!("json: cannot unmarshal {got} into Go struct field {parent}{dot}{field} of type {wanted}"));
+        self.keep(|| {
+            format!("json: cannot unmarshal {got} into Go struct field {parent}{dot}{field} of type {wanted}")
+        });
     }
 
     fn keep(&mut self, fault: impl FnOnce() -> String) {
@@ -141,14 +143,13 @@ fn members<'a>(
 fn judge(shape: Shape, value: &str, place: Place, faults: &mut Faults) -> Result<(), String> {
     let got = kind(value);
     match (shape, got) {
-        (_, "null") | (Shape::Any, _) | (Shape::Text, "string") | (Shape::Flag, "bool") => {}
+        (_, "null") | (Shape::Any, _) | (Shape::Text, "string") | (Shape::Flag | Shape::Think, "bool") => {}
         (Shape::Text, _) => faults.mismatch(got, place, "string"),
         (Shape::Flag, _) => faults.mismatch(got, place, "bool"),
         (Shape::Int, _) => int(value, place, faults),
         (Shape::Ints, "array") => walk::items(value).for_each(|item| int(item, place, faults)),
         (Shape::Ints, _) => faults.mismatch(got, place, "[]int"),
         (Shape::KeepAlive, _) => drop(duration::keep_alive(value)?),
-        (Shape::Think, "bool") => {}
         (Shape::Think, _) => think(value)?,
         (Shape::Images, "array") => walk::items(value).for_each(|item| image(item, place, faults)),
         (Shape::Images, _) => faults.mismatch(got, place, "[]api.ImageData"),
@@ -236,7 +237,9 @@ fn message(value: &str) -> Result<(), String> {
     let mut faults = Faults { first: None };
     match kind(value) {
         "null" => {}
-        "object" => drop(members(place, &MESSAGE, value, &mut faults)?),
+        "object" => {
+            members(place, &MESSAGE, value, &mut faults)?;
+        }
         other => faults.mismatch(other, place, "api.Alias"),
     }
     faults.into_result()

@@ -58,12 +58,8 @@ pub(super) fn judge(options: &str) -> Result<(), String> {
 /// What should stand there instead of `value`.
 fn mismatch(kind: Kind, value: &str) -> Option<&'static str> {
     match (kind, value.as_bytes().first()?) {
-        (_, b'n')
-        | (Kind::Integer | Kind::Float, b'-' | b'0'..=b'9')
-        | (Kind::Boolean, b't' | b'f') => None,
-        (Kind::Strings, b'[') => {
-            walk::items(value).any(|item| !item.starts_with('"')).then_some("an array of strings")
-        }
+        (_, b'n') | (Kind::Integer | Kind::Float, b'-' | b'0'..=b'9') | (Kind::Boolean, b't' | b'f') => None,
+        (Kind::Strings, b'[') => walk::items(value).any(|item| !item.starts_with('"')).then_some("an array of strings"),
         (Kind::Integer, _) => Some("type integer"),
         (Kind::Float, _) => Some("type float32"),
         (Kind::Boolean, _) => Some("type boolean"),

@@ -208,7 +208,11 @@ impl Scanner<'_> {
             self.at += 1;
         }
         // A digit after a leading zero is the fault of what follows the number.
-        if self.peek()? == b'0' { self.at += 1 } else { self.digits("in numeric literal")? }
+        if self.peek()? == b'0' {
+            self.at += 1;
+        } else {
+            self.digits("in numeric literal")?;
+        }
         if self.bytes.get(self.at) == Some(&b'.') {
             self.at += 1;
             self.digits("after decimal point in numeric literal")?;

@@ -1,0 +1,261 @@
+//! Bodies against Ollama's own verdicts, recorded by running its request types over them, and a table of our own.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::{KeepAlive, NativeCall, Stream, Work, chat, generate, listed_as};
+use crate::rejection::{Denial, Dialect, Rejection};
+
+/// `{"route", "body", "go": {"status", "error" | "model", "stream", "work", "keep"}}` a line: what Ollama 0.24.0's types and
+/// rules, built with Go 1.26, make of a body. Faults that Ollama finds only with the model at hand have status 400.
+const RECORDED: &str = include_str!("../../tests/native/ollama-0.24.jsonl");
+
+/// Where the gate refuses what Ollama takes, since two readers could differ.
+const STRICTER: [&str; 4] =
+    ["is given more than once", "after top-level value", "keep_alive is out of range", "exceeded max depth"];
+
+fn judge(route: &str, body: &[u8]) -> Result<NativeCall, Rejection> {
+    if route == "chat" { chat(body) } else { generate(body) }
+}
+
+/// The verdict in the form of the recording.
+fn verdict(route: &str, body: &[u8]) -> Value {
+    match judge(route, body) {
+        Ok(call) => {
+            let keep = call.keep_alive.map(|keep| match keep {
+                KeepAlive::Forever => i64::MAX,
+                KeepAlive::For(span) => i64::try_from(span.as_nanos()).unwrap(),
+            });
+            let work = match call.work {
+                Work::Infer => "infer",
+                Work::Load => "load",
+                Work::Unload => "unload",
+            };
+            serde_json::json!({
+                "status": 200, "model": call.model, "stream": call.stream == Stream::Yes, "work": work, "keep": keep,
+            })
+        }
+        Err(Rejection::Denied { .. }) => serde_json::json!({"status": 403}),
+        Err(rejection) => {
+            let terms = rejection.terms();
+            serde_json::json!({"status": terms.status, "error": terms.public})
+        }
+    }
+}
+
+#[test]
+fn recorded_verdicts() {
+    let (mut same, mut differ) = (0, Vec::new());
+    for line in RECORDED.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let (route, body) = (case["route"].as_str().unwrap(), case["body"].as_str().unwrap());
+        let ours = verdict(route, body.as_bytes());
+        // A cloud model with a bad name is refused either way.
+        let both_bad = ours["status"] == 403 && case["go"]["error"] == "invalid model name";
+        if ours == case["go"] {
+            same += 1;
+        } else if !both_bad
+            && !STRICTER.iter().any(|text| ours["error"].as_str().is_some_and(|error| error.contains(text)))
+        {
+            differ.push(format!("{route} {body:?}\n  ours {ours}\n  go   {}", case["go"]));
+        }
+    }
+    assert!(differ.is_empty(), "{} differ, {same} agree:\n{}", differ.len(), differ.join("\n"));
+    assert!(same > 500, "only {same} cases agree");
+}
+
+/// Recorded requests, and the answers of those that Ollama refuses without looking at the model.
+const REQUESTS: &str = include_str!("../../tests/native/requests.jsonl");
+const ANSWERS: [(&str, &str); 8] = [
+    ("error-no-body", include_str!("../../tests/native/error-no-body.http")),
+    ("error-no-model", include_str!("../../tests/native/error-no-model.http")),
+    ("error-not-json", include_str!("../../tests/native/error-not-json.http")),
+    ("error-wrong-type", include_str!("../../tests/native/error-wrong-type.http")),
+    ("error-bad-option", include_str!("../../tests/native/error-bad-option.http")),
+    ("error-bad-format", include_str!("../../tests/native/error-bad-format.http")),
+    ("error-bad-keep-alive", include_str!("../../tests/native/error-bad-keep-alive.http")),
+    ("error-raw-with-system", include_str!("../../tests/native/error-raw-with-system.http")),
+];
+
+#[test]
+fn recorded_requests() {
+    let mut refused = 0;
+    for line in REQUESTS.lines() {
+        let request: Value = serde_json::from_str(line).unwrap();
+        let name = request["name"].as_str().unwrap();
+        let body = match &request["body"] {
+            Value::Null => String::new(),
+            Value::String(raw) => raw.clone(),
+            body => body.to_string(),
+        };
+        let route = request["path"].as_str().unwrap().trim_start_matches("/api/");
+        let ours = judge(route, body.as_bytes());
+        let Some((_, answer)) = ANSWERS.iter().find(|(answer, _)| *answer == name) else {
+            assert!(ours.is_ok(), "{name}: {ours:?}");
+            continue;
+        };
+        let rejection = ours.expect_err(name);
+        // A body is one line, whatever its framing.
+        let body = answer.lines().find(|line| line.starts_with('{')).unwrap();
+        assert_eq!(String::from_utf8(rejection.answer(Dialect::Ollama).body).unwrap(), body, "{name}");
+        let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        let expected = if status == 500 { 400 } else { status };
+        assert_eq!(rejection.terms().status, expected, "{name}");
+        refused += 1;
+    }
+    assert_eq!(refused, ANSWERS.len());
+}
+
+fn refusal(route: &str, body: &str) -> (u16, String) {
+    let rejection = judge(route, body.as_bytes()).expect_err(body);
+    let terms = rejection.terms();
+    (terms.status, terms.public.into_owned())
+}
+
+#[test]
+fn ambiguous_bodies() {
+    for body in [
+        r#"{"model":"ok","MODEL":"forbidden"}"#,
+        r#"{"model":"ok","model":"ok"}"#,
+        r#"{"model":"ok","mod\u0065l":"forbidden"}"#,
+        r#"{"model":"ok","stream":false,"ſtream":true}"#,
+        "{\"model\":\"ok\",\"keep_alive\":0,\"\u{212a}eep_alive\":-1}",
+        r#"{"model":"ok","options":{"num_ctx":1},"Options":{}}"#,
+        r#"{"model":"ok","options":{"num_ctx":1,"num_ctx":2}}"#,
+        r#"{"model":"ok","stream":null,"stream":false}"#,
+    ] {
+        let (status, text) = refusal("generate", body);
+        assert_eq!(status, 400, "{body}");
+        assert!(text.contains("is given more than once"), "{body}: {text}");
+    }
+    let (_, text) = refusal("chat", r#"{"model":"m","messages":[{"role":"a","ROLE":"b"}]}"#);
+    assert!(text.contains("\"role\" is given more than once"), "{text}");
+    assert_eq!(refusal("generate", r#"{"model":"m"} {"model":"n"}"#).1, "invalid character '{' after top-level value");
+    assert!(generate(br#"{"model":"m","x":1,"x":2,"options":{"NUM_CTX":1,"num_ctx":2}}"#).is_ok());
+    for body in [&b"{\"model\":\"m\xff\"}"[..], b"\xff", b"{\"model\":\"m\"}\xc3"] {
+        let text = generate(body).unwrap_err().to_string();
+        assert!(text.starts_with("the body is not UTF-8 at byte "), "{text}");
+    }
+}
+
+#[test]
+fn closed_models_and_prompts() {
+    for name in ["m:cloud", " m:1-Cloud\\n", "m\\u003acLOUD", "h/n/m:cloud", "m: cloud"] {
+        let body = format!(r#"{{"MODEL":"{name}"}}"#);
+        for route in ["generate", "chat"] {
+            let rejection = judge(route, body.as_bytes()).unwrap_err();
+            assert_eq!(rejection, Rejection::Denied { what: Denial::CloudModel }, "{route} {name}");
+        }
+    }
+    let shown = chat(br#"{"model":"m","_DEBUG_render_only":true}"#).unwrap_err();
+    assert_eq!(shown, Rejection::Denied { what: Denial::DebugRender });
+    assert!(chat(br#"{"model":"m-cloud:1","_debug_render_only":false}"#).is_ok());
+}
+
+#[test]
+fn calls() {
+    let call = |body: &str| generate(body.as_bytes()).expect(body);
+    let full = call(r#"{"Model":" Lib/M:local ","prompt":"hi","stream":false,"keep_alive":"1m30s"}"#);
+    let keep_alive = Some(KeepAlive::For(Duration::from_secs(90)));
+    assert_eq!(full, NativeCall { model: "Lib/M".into(), stream: Stream::No, work: Work::Infer, keep_alive });
+    assert_eq!(call(r#"{"model":"m"}"#).work, Work::Load);
+    assert_eq!(call(r#"{"model":"m"}"#).stream, Stream::Yes);
+    assert_eq!(call(r#"{"model":"m","keep_alive":0}"#).work, Work::Unload);
+    assert_eq!(call(r#"{"model":"m","keep_alive":0,"prompt":"x"}"#).work, Work::Infer);
+    assert_eq!(call(r#"{"model":"m","keep_alive":-0.5}"#).keep_alive, Some(KeepAlive::Forever));
+    assert_eq!(chat(br#"{"model":"m","messages":[ ],"keep_alive":"0s"}"#).unwrap().work, Work::Unload);
+    assert_eq!(chat(br#"{"model":"m","messages":[null]}"#).unwrap().work, Work::Infer);
+    assert_eq!(refusal("generate", r#"{"model":"m","keep_alive":1e10}"#).0, 400);
+}
+
+#[test]
+fn names_are_listed_in_one_form() {
+    for (name, listed) in [
+        ("m", "m:latest"),
+        ("Library/M:1B", "m:1b"),
+        ("registry.ollama.ai/library/m", "m:latest"),
+        ("registry.ollama.ai/n/m", "n/m:latest"),
+        ("h:80/library/m", "h:80/library/m:latest"),
+        ("http://h/n/m:t", "h/n/m:t"),
+    ] {
+        assert_eq!(listed_as(name), listed, "{name}");
+    }
+}
+
+/// Bodies built to exhaust a reader: deep, long, or both.
+#[test]
+fn hostile_bodies() {
+    const SIZE: usize = 8 << 20;
+    let nested = |open: &str, close: &str, depth: usize| {
+        format!(r#"{{"model":"m","x":{}1{}}}"#, open.repeat(depth), close.repeat(depth))
+    };
+    assert!(generate(nested("[", "]", 100).as_bytes()).is_ok());
+    assert!(generate(nested("[{\"a\":", "}]", 255).as_bytes()).is_ok());
+    assert!(generate(nested("[", "]", 511).as_bytes()).is_ok());
+    assert_eq!(refusal("generate", &nested("[", "]", 512)).1, "invalid character '[' exceeded max depth");
+    assert_eq!(refusal("chat", &"[".repeat(SIZE)).1, "invalid character '[' exceeded max depth");
+    assert_eq!(refusal("chat", &"{\"a\":".repeat(SIZE / 5)).1, "invalid character '{' exceeded max depth");
+    assert_eq!(refusal("chat", &" ".repeat(SIZE)).1, "missing request body");
+    let digits = |count: usize| format!(r#"{{"model":"m","x":{}}}"#, "1".repeat(count));
+    assert!(generate(digits(1024).as_bytes()).is_ok());
+    assert_eq!(refusal("generate", &digits(1025)).1, "a number in the body is over 1024 characters");
+    for filler in ["\\\"", "日本", "\\ud83d\\ude00", "]}", "aaaa"] {
+        let prompt = filler.repeat(SIZE / filler.len());
+        assert!(generate(format!(r#"{{"prompt":"{prompt}","model":"m"}}"#).as_bytes()).is_ok(), "{filler}");
+        let body = format!(r#"{{"model":"{prompt}","format":"{prompt}"}}"#);
+        let (status, text) = refusal("generate", &body);
+        assert!(status == 400 && text.len() < 2000, "{filler}: {status}, {} bytes", text.len());
+    }
+    let many = format!(r#"{{"model":"m","messages":[{}null]}}"#, "{\"role\":\"user\"},".repeat(SIZE / 16));
+    assert!(chat(many.as_bytes()).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+        for refused in [generate(&body), chat(&body)].into_iter().filter_map(Result::err) {
+            prop_assert!((400..405).contains(&refused.terms().status), "{}", refused);
+        }
+    }
+
+    /// Mutations of valid bodies: whatever passes is JSON by another reader's verdict too.
+    #[test]
+    fn what_passes_is_json(
+        (at, len) in (0_usize..200, 0_usize..4),
+        with in "[\\[\\]{}:,\"\\\\u0-9a-e \n.+-]{0,4}",
+        line in 0_usize..1000,
+    ) {
+        let line = RECORDED.lines().nth(line).unwrap();
+        let case: Value = serde_json::from_str(line).unwrap();
+        let mut body: Vec<char> = case["body"].as_str().unwrap().chars().collect();
+        let at = at.min(body.len());
+        let end = (at + len).min(body.len());
+        body.splice(at..end, with.chars());
+        let body: String = body.into_iter().collect();
+        for route in ["generate", "chat"] {
+            if judge(route, body.as_bytes()).is_ok() {
+                prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok(), "{}", body);
+            }
+        }
+    }
+
+    /// No spelling of a second `model` gets past the first.
+    #[test]
+    fn a_second_model_never_passes(
+        upper in proptest::collection::vec(any::<bool>(), 5),
+        escaped in proptest::collection::vec(any::<bool>(), 5),
+        is_first in any::<bool>(),
+    ) {
+        let mut key = String::new();
+        for ((letter, upper), escaped) in "model".chars().zip(upper).zip(escaped) {
+            let letter = if upper { letter.to_ascii_uppercase() } else { letter };
+            let spelled = if escaped { format!("\\u{:04x}", u32::from(letter)) } else { letter.to_string() };
+            key.push_str(&spelled);
+        }
+        let (one, two) = (format!("\"{key}\":\"a\""), "\"model\":\"b\"".to_owned());
+        let body = if is_first { format!("{{{one},{two}}}") } else { format!("{{{two},{one}}}") };
+        prop_assert!(generate(body.as_bytes()).is_err() && chat(body.as_bytes()).is_err(), "{}", body);
+    }
+}

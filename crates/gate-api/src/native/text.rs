@@ -151,7 +151,8 @@ pub(super) fn base64_fault(text: &str) -> Option<usize> {
         match bytes.get(second) {
             None => return Some(bytes.len()),
             Some(b'=') => at = second,
-            Some(_) => return Some(second),
+            // Go reports the byte before the one it did not want.
+            Some(_) => return Some(second - 1),
         }
     }
     let end = skip(at + 1);

@@ -5,10 +5,44 @@ use proptest::prelude::*;
 
 use super::{End, LINE_MAX, LineTooLong, Lines, error_line};
 
-/// A recorded stream's body, chunk framing removed.
-const RECORDED: &str = "{\"model\":\"m:1\",\"response\":\"Hi\",\"done\":false}\n\
+/// Two whole answers of a real Ollama, in their chunked framing.
+const RECORDED: [&str; 2] =
+    [include_str!("../../tests/ndjson/generate-stream.http"), include_str!("../../tests/ndjson/chat-stream.http")];
+
+/// A stream in the same shape, for the small cases.
+const STREAM: &str = "{\"model\":\"m:1\",\"response\":\"Hi\",\"done\":false}\n\
     {\"model\":\"m:1\",\"response\":\" 世界\",\"done\":false}\n\
     {\"model\":\"m:1\",\"response\":\"\",\"done\":true,\"done_reason\":\"stop\",\"context\":[2,7]}\n";
+
+/// The chunks of a recorded answer's body.
+fn chunks(answer: &'static str) -> Vec<&'static [u8]> {
+    let mut rest = answer.split_once("\r\n\r\n").unwrap().1;
+    let mut chunks = Vec::new();
+    loop {
+        let (size, tail) = rest.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return chunks;
+        }
+        chunks.push(&tail.as_bytes()[..size]);
+        rest = &tail[size + 2..];
+    }
+}
+
+#[test]
+fn recorded_streams() {
+    for answer in RECORDED {
+        let chunks = chunks(answer);
+        let stream = chunks.concat();
+        assert!(chunks.len() > 3, "it is a stream");
+        assert_eq!(relay(chunks.iter().copied()), Ok((stream.clone(), End::Complete)));
+        for size in [1, 7, 100, 4096] {
+            assert_eq!(relay(stream.chunks(size)), Ok((stream.clone(), End::Complete)), "chunks of {size}");
+        }
+        let cut = &chunks[..chunks.len() - 1];
+        assert_eq!(relay(cut.iter().copied()).unwrap().1, End::Cut { fragment: 0 }, "without its last chunk");
+    }
+}
 
 fn relay<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<u8>, End), LineTooLong> {
     let (mut lines, mut out) = (Lines::default(), Vec::new());
@@ -27,7 +61,7 @@ fn ends() {
         assert_eq!(relay([stream.as_bytes()]), Ok(expected.clone()), "{stream}");
         assert_eq!(relay(stream.as_bytes().chunks(1)), Ok(expected), "{stream} byte by byte");
     };
-    check(RECORDED, RECORDED.len(), End::Complete);
+    check(STREAM, STREAM.len(), End::Complete);
     check("", 0, End::Cut { fragment: 0 });
     check("{\"done\":false}\n", 15, End::Cut { fragment: 0 });
     check("{\"done\":false}\n{\"done\":tr", 15, End::Cut { fragment: 10 });
@@ -50,7 +84,7 @@ fn ends() {
 
 #[test]
 fn a_chunk_that_ends_with_its_line_is_not_copied() {
-    let chunk = Bytes::from_static(RECORDED.as_bytes());
+    let chunk = Bytes::from_static(STREAM.as_bytes());
     let whole = Lines::default().push(chunk.clone()).unwrap();
     assert_eq!(whole.as_ptr(), chunk.as_ptr());
 }

@@ -25,7 +25,9 @@ impl Rejection {
         let terms = self.terms();
         let (content_type, body) = match (self, dialect) {
             (Self::Redirect { .. }, _) => (None, Vec::new()),
-            (Self::Invalid { detail }, Dialect::Article) => (Some(JSON), format!(r#"{{"detail":{detail}}}"#).into_bytes()),
+            (Self::Invalid { detail }, Dialect::Article) => {
+                (Some(JSON), format!(r#"{{"detail":{detail}}}"#).into_bytes())
+            }
             (_, Dialect::Article) => (Some(JSON), object(article_key(&terms), &terms.public)),
             // Ollama's router answers this one itself, as text.
             (Self::MethodNotAllowed { .. }, Dialect::Ollama) => (Some(TEXT), b"405 method not allowed".to_vec()),

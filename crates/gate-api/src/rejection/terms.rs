@@ -38,7 +38,7 @@ impl Rejection {
             }
             Self::UnsupportedEncoding => row(415, Client, "a request body with a Content-Encoding is not read here"),
             Self::NotFound => row(404, Client, "Not Found"),
-            Self::MethodNotAllowed { allow } => row(405, Client, "Method Not Allowed").with("allow", *allow),
+            Self::MethodNotAllowed { allow } => row(405, Client, "Method Not Allowed").with("allow", allow),
             Self::Redirect { location } => {
                 row(307, Client, "").logged("slash missing or extra").with("location", location.as_str())
             }

@@ -81,6 +81,17 @@ fn gcra_bounds_the_limits_that_it_counts() {
 }
 
 #[test]
+fn a_bad_value_hides_no_conflict_between_others() {
+    let lines = refusal("workers = 0\nlimit_strategy = 'gcra'\nlimit = '0/day'\napi_limit = '1/week'");
+    for start in
+        ["gate.toml:1: workers", "gate.toml:3: limit = \"0/day\": gcra", "gate.toml:4: api_limit = \"1/week\": `week`"]
+    {
+        assert!(lines.lines().any(|line| line.starts_with(start)), "{lines}");
+    }
+    assert_eq!(lines.lines().count(), 3, "{lines}");
+}
+
+#[test]
 fn window_lengths_are_counted_over_both_limits() {
     let seconds = |range: std::ops::RangeInclusive<u32>| {
         range.map(|length| format!("1/{length} seconds")).collect::<Vec<_>>().join(";")

@@ -198,7 +198,11 @@ fn life(seed: u64) {
     for step in 0..TROUBLE {
         let wake_at = world.settle();
         if let Some(code) = world.code {
-            assert_eq!((code, world.seen.phase), (EX_CONFIG, Phase::FirstStart), "nothing stops a gate that has served");
+            assert_eq!(
+                (code, world.seen.phase),
+                (EX_CONFIG, Phase::FirstStart),
+                "nothing stops a gate that has served"
+            );
             return;
         }
         world.check();

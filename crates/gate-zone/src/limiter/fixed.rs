@@ -2,18 +2,19 @@
 //!
 //! It does not smooth: `amount` charges just before a window's end and as many after it are all admitted.
 //!
-//! A word is `tag 18 | window end 16 | count 30`. A count of 0 is a free word. Ends are in ticks of 1/1024 of the window
-//! and are compared serially: a word is live when its end lies 1 to [`WINDOW_TICKS`] ticks ahead, else its window is
-//! over. An ended word seems live again after 63 windows, for one window, unless it was [swept](sweep) before.
+//! A word is `tag 18 | window end 16 | count 30`. A count of 0 is a free word. Ends are in ticks of 1/1024 of the
+//! window and are compared serially: a word is live when its end lies 1 to [`WINDOW_TICKS`] ticks ahead, else its
+//! window is over. An ended word seems live again after 63 windows, for one window, unless it was [swept](sweep)
+//! before.
 //!
 //! **At any time, the charges admitted in a key's live windows are at most `amount`.** A window lives in one word.
-//! Within a word counts go up from below `amount` by one, so one word never admits more. Two words of one key come about
-//! only when two processes claim different ways at once. Take the admitted charge whose swap came last: it read the set
-//! after every other admitted swap, none of which is ever taken back, so its sum had them all, and it was at most
-//! `amount`. Processes killed on the way only leave counts that are too high.
+//! Within a word counts go up from below `amount` by one, so one word never admits more. Two words of one key come
+//! about only when two processes claim different ways at once. Take the admitted charge whose swap came last: it read
+//! the set after every other admitted swap, none of which is ever taken back, so its sum had them all, and it was at
+//! most `amount`. Processes killed on the way only leave counts that are too high.
 //!
-//! With one word, exactly `amount` are admitted: it refuses only when the count is `amount`. With two, processes may
-//! see each other's charges before these are taken back, and refuse too early.
+//! With one word, exactly `amount` are admitted: unless every round is lost, it refuses only when the count is
+//! `amount`. With two, processes may see each other's charges before these are taken back, and refuse too early.
 
 use std::iter;
 use std::slice;
@@ -123,7 +124,8 @@ pub enum Verdict {
     },
     /// It was not counted.
     Refused {
-        /// Until it may be tried again, at most the window's length.
+        /// Until it may be tried again, at most the window's length; less than two ticks short of the truth where the
+        /// window, which may be that much longer, has only just begun.
         retry: Duration,
     },
 }

@@ -4,8 +4,9 @@
 //! the key's present TAT and that what it answers takes its place, or nothing happens.
 //!
 //! A word is `tag 20 | TAT 44`, the TAT in ticks of 16 microseconds since the epoch, rounded up, so it never admits
-//! sooner than asked; 44 bits of them are 8.9 years. A TAT that has passed decides like none at all, so such a word
-//! is free.
+//! sooner than asked; a limiter that keeps its clock and its periods in whole ticks loses nothing by that. 44 bits of
+//! ticks are 8.9 years; a zone that gets older than that, less the longest TAT, limits nothing any more. A TAT that has
+//! passed decides like none at all, so such a word is free.
 //!
 //! **The charges admitted for one key form one GCRA sequence.** Should a key get into two ways, every charge is decided
 //! on the later of their TATs, and goes there. A charge counts only if no other way of the key changed since it was

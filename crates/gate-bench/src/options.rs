@@ -1,0 +1,229 @@
+//! The command line. It looks at nothing outside its arguments and the environment.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::complaint::Complaint;
+use crate::peer::Kind;
+
+/// What `--help` prints.
+pub(crate) const USAGE: &str = "\
+Measures ollama-gate beside nginx and beside the FastAPI stack, on this machine. Needs nginx and wrk.
+
+Usage: gate-bench compare|peers [OPTIONS]
+
+  compare                 run everything, print Markdown tables and whether each bar is met
+  peers                   say which servers could be compared, start none
+
+  --rounds N              interleaved rounds of each part (5)
+  --seconds N             length of a measurement (5)
+  --connections N         connections of wrk (32)
+  --only NAME,NAME        of the servers gate, nginx, fastapi and the parts start, article, chunks (all)
+  --gate FILE             the gate's binary (built by cargo build --release)
+  --fastapi-dir DIR       where the FastAPI stack's main.py is ($GATE_BENCH_FASTAPI, else skipped)
+  --fastapi-python FILE   the Python that has its packages (DIR/.venv/bin/python or DIR/venv/bin/python)
+  --help                  this text
+
+The FastAPI stack reads its backend from OLLAMA_HOST and its limit from PEER_LIMIT.
+";
+
+/// Rounds: more only makes a run longer than anyone waits.
+const ROUNDS_MAX: u32 = 100;
+/// Seconds of one measurement; the access log of one stays well below 1 GB.
+const SECONDS_MAX: u32 = 60;
+/// Connections: half of what the upstream's worker may hold open, as each needs another one behind it.
+const CONNECTIONS_MAX: u32 = 500;
+/// Where the FastAPI stack is, unless a flag says so.
+const FASTAPI_ENV: &str = "GATE_BENCH_FASTAPI";
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    Help,
+    Peers(Options),
+    Compare(Options),
+    /// The server of the stream part, in a process of its own.
+    ChunkSource {
+        port: u16,
+    },
+    /// The client of the stream part, in a process of its own.
+    ChunkSink {
+        port: u16,
+        waves: u32,
+    },
+}
+
+/// What a comparison consists of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Part {
+    Start,
+    Article,
+    Chunks,
+}
+
+/// How to compare.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Options {
+    pub(crate) rounds: u32,
+    pub(crate) seconds: u32,
+    pub(crate) connections: u32,
+    pub(crate) gate: Option<PathBuf>,
+    pub(crate) fastapi_dir: Option<PathBuf>,
+    pub(crate) fastapi_python: Option<PathBuf>,
+    /// Empty is all.
+    peers: Vec<Kind>,
+    /// Empty is all.
+    parts: Vec<Part>,
+}
+
+impl Options {
+    /// Whether a server is to be measured.
+    pub(crate) fn wants(&self, kind: Kind) -> bool {
+        self.peers.is_empty() || self.peers.contains(&kind)
+    }
+
+    /// Whether a part is to be run.
+    pub(crate) fn does(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
+    fn select(&mut self, names: &str) -> Result<(), Complaint> {
+        for name in names.split(',') {
+            match name {
+                "start" => self.parts.push(Part::Start),
+                "article" => self.parts.push(Part::Article),
+                "chunks" => self.parts.push(Part::Chunks),
+                other => match Kind::ALL.into_iter().find(|kind| kind.name() == other) {
+                    Some(kind) => self.peers.push(kind),
+                    None => return Err(usage(format!("--only {other}: no such server or part"))),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            rounds: 5,
+            seconds: 5,
+            connections: 32,
+            gate: None,
+            fastapi_dir: None,
+            fastapi_python: None,
+            peers: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+}
+
+/// Reads the command line.
+pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Complaint> {
+    match arguments.next().as_deref() {
+        Some("compare") => options(arguments, Command::Compare),
+        Some("peers") => options(arguments, Command::Peers),
+        Some("chunk-source") => Ok(Command::ChunkSource { port: number("port", arguments.next(), 1..=u16::MAX)? }),
+        Some("chunk-sink") => Ok(Command::ChunkSink {
+            port: number("port", arguments.next(), 1..=u16::MAX)?,
+            waves: number("waves", arguments.next(), 1..=SECONDS_MAX)?,
+        }),
+        Some("--help" | "-h") => Ok(Command::Help),
+        Some(other) => Err(usage(format!("{other} is no command"))),
+        None => Err(usage("compare or peers is wanted")),
+    }
+}
+
+fn options(
+    mut arguments: impl Iterator<Item = String>,
+    command: impl FnOnce(Options) -> Command,
+) -> Result<Command, Complaint> {
+    let mut options = Options::default();
+    while let Some(argument) = arguments.next() {
+        let (name, inline) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        let mut value = || inline.clone().or_else(|| arguments.next());
+        match name {
+            "--help" | "-h" => return Ok(Command::Help),
+            "--rounds" => options.rounds = number(name, value(), 1..=ROUNDS_MAX)?,
+            "--seconds" => options.seconds = number(name, value(), 1..=SECONDS_MAX)?,
+            "--connections" => options.connections = number(name, value(), 1..=CONNECTIONS_MAX)?,
+            "--only" => options.select(&value().ok_or_else(|| usage("--only needs a value"))?)?,
+            "--gate" => options.gate = Some(path(name, value())?),
+            "--fastapi-dir" => options.fastapi_dir = Some(path(name, value())?),
+            "--fastapi-python" => options.fastapi_python = Some(path(name, value())?),
+            _ => return Err(usage(format!("{name} is no option"))),
+        }
+    }
+    if options.fastapi_dir.is_none() {
+        options.fastapi_dir = std::env::var_os(FASTAPI_ENV).filter(|value| !value.is_empty()).map(PathBuf::from);
+    }
+    Ok(command(options))
+}
+
+fn number<T>(name: &str, value: Option<String>, range: std::ops::RangeInclusive<T>) -> Result<T, Complaint>
+where
+    T: FromStr + PartialOrd + std::fmt::Display,
+{
+    let value = value.ok_or_else(|| usage(format!("{name} needs a value")))?;
+    value.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        usage(format!("{name} {value}: a whole number from {} to {} is wanted", range.start(), range.end()))
+    })
+}
+
+fn path(name: &str, value: Option<String>) -> Result<PathBuf, Complaint> {
+    match value {
+        // Servers run in folders of their own, so a relative path would lose its meaning.
+        Some(value) if !value.is_empty() => std::path::absolute(&value).map_err(Complaint::file(value)),
+        _ => Err(usage(format!("{name} needs a path"))),
+    }
+}
+
+fn usage(text: impl Into<String>) -> Complaint {
+    Complaint::Usage(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(str::to_owned)).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn defaults_and_flags() {
+        let Ok(Command::Compare(options)) = read("compare") else { panic!("no comparison") };
+        assert_eq!((options.rounds, options.seconds, options.connections), (5, 5, 32));
+        assert!(options.wants(Kind::Article) && options.does(Part::Start));
+        let Ok(Command::Compare(options)) = read("compare --rounds=2 --seconds 1 --only nginx,chunks --gate /bin/g")
+        else {
+            panic!("no comparison")
+        };
+        assert_eq!((options.rounds, options.seconds), (2, 1));
+        assert!(options.wants(Kind::Nginx) && !options.wants(Kind::Gate));
+        assert!(options.does(Part::Chunks) && !options.does(Part::Article));
+        assert_eq!(options.gate, Some(PathBuf::from("/bin/g")));
+        assert_eq!(read("chunk-sink 80 3"), Ok(Command::ChunkSink { port: 80, waves: 3 }));
+    }
+
+    #[test]
+    fn bad_usage_is_named() {
+        for (line, part) in [
+            ("", "compare or peers is wanted"),
+            ("run", "run is no command"),
+            ("compare --speed", "--speed is no option"),
+            ("compare --rounds", "--rounds needs a value"),
+            ("compare --rounds 0", "from 1 to 100"),
+            ("compare --connections x", "from 1 to 500"),
+            ("compare --only haproxy", "no such server or part"),
+            ("compare --gate=", "--gate needs a path"),
+            ("chunk-source 65536", "from 1 to 65535"),
+        ] {
+            let said = read(line).unwrap_err();
+            assert!(said.contains(part), "{line}: {said}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Single requests to a server: is it ready, is it right. Blocking, one connection each, never under load.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::complaint::Complaint;
+
+/// How long one answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How much of an answer is read: `/openapi.json` is the largest.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// What was asked and comes back.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> Result<u16, Complaint> {
+    let found = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    found.map(|address| address.port()).map_err(Complaint::io("looking for a free port"))
+}
+
+/// Asks for a path.
+pub(crate) fn get(port: u16, path: &str) -> io::Result<Reply> {
+    ask(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends a JSON body.
+pub(crate) fn post(port: u16, path: &str, body: &str) -> io::Result<Reply> {
+    let length = body.len();
+    ask(
+        port,
+        &format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+fn ask(port: u16, request: &str) -> io::Result<Reply> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(BYTES_MAX).read_to_end(&mut answer)?;
+    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| io::Error::other("no HTTP answer"))
+}
+
+/// Splits an answer; a body keeps the framing it came in.
+fn parse(answer: &str) -> Option<Reply> {
+    let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some(Reply { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let reply = |status, body: &str| Some(Reply { status, body: body.to_owned() });
+        assert_eq!(parse("HTTP/1.1 200 OK\r\nA: b\r\n\r\nyes"), reply(200, "yes"));
+        assert_eq!(parse("HTTP/1.1 503 \r\nA: b\r\n\r\n"), reply(503, ""));
+        for bad in ["", "HTTP/1.1 2", "HTTP/1.1 abc OK\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! An answer's body, and with it the connection it comes over.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::pool::{Conn, Pool};
+
+/// The body of a backend's answer. Dropped at its end, it gives the connection back; dropped earlier, it closes it.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    conn: Option<Conn>,
+    pool: Rc<Pool>,
+    end: End,
+}
+
+#[derive(PartialEq, Eq)]
+enum End {
+    NotSeen,
+    Seen,
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug)]
+pub enum ReadFailed {
+    /// It is over the cap. Fault: backend.
+    TooLarge,
+    /// It paused too long. Fault: backend.
+    Pause,
+    /// It was cut. Fault: backend.
+    Cut(hyper::Error),
+}
+
+impl UpstreamBody {
+    pub(crate) fn new(incoming: Incoming, conn: Conn, pool: Rc<Pool>) -> Self {
+        Self { incoming, conn: Some(conn), pool, end: End::NotSeen }
+    }
+
+    /// Reads all of it, up to `max` bytes, with pauses of at most `pause`.
+    ///
+    /// # Errors
+    /// See [`ReadFailed`].
+    pub async fn whole(mut self, max: usize, pause: Duration) -> Result<Bytes, ReadFailed> {
+        let mut first: Option<Bytes> = None;
+        let mut more = BytesMut::new();
+        loop {
+            let frame = tokio::time::timeout(pause, self.frame()).await.map_err(|_| ReadFailed::Pause)?;
+            let Some(frame) = frame else { break };
+            let Ok(data) = frame.map_err(ReadFailed::Cut)?.into_data() else { continue };
+            let held = first.as_ref().map_or(0, Bytes::len) + more.len();
+            if held + data.len() > max {
+                return Err(ReadFailed::TooLarge);
+            }
+            match first {
+                // Most answers are one frame, which is passed on without a copy.
+                None => first = Some(data),
+                Some(_) => more.extend_from_slice(&data),
+            }
+        }
+        let first = first.unwrap_or_default();
+        if more.is_empty() {
+            return Ok(first);
+        }
+        let mut whole = BytesMut::with_capacity(first.len() + more.len());
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&more);
+        Ok(whole.freeze())
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Poll::Ready(None) = polled {
+            self.end = End::Seen;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        // A body with a known length ends with its last byte, before anybody has asked for the frame after it.
+        if (self.end == End::Seen || self.incoming.is_end_stream())
+            && let Some(conn) = self.conn.take()
+        {
+            self.pool.give(conn, Instant::now());
+        }
+    }
+}

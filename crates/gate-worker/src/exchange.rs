@@ -1,0 +1,135 @@
+//! Asking the backend: what goes along, what comes back whole, what is relayed.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use gate_api::rejection::{Breakage, Phase};
+use gate_api::{Rejection, Route, article};
+use gate_limit::Client;
+use gate_upstream::{Exchange, ReadFailed};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::time::Instant;
+
+use crate::gate::Gate;
+use crate::ledger::Ledger;
+use crate::outbound::{Answering, Content};
+
+/// Longest text of a backend's error that is repeated to a client.
+const ERROR_TEXT_MAX: usize = 4096;
+
+/// Asks for an article's answer: `{"response": …}`, made from the backend's whole answer.
+pub(crate) async fn article(
+    gate: &Gate,
+    client: &Client,
+    body: Bytes,
+    ledger: &mut Ledger,
+) -> Result<Vec<u8>, Rejection> {
+    let exchange = ask(gate, client, (Method::POST, "/api/generate", body), ledger).await?;
+    let (status, retry_after) = (exchange.head.status, exchange.head.headers.get(RETRY_AFTER).cloned());
+    let whole = whole(gate, exchange).await?;
+    if status != StatusCode::OK {
+        let retry_after = retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
+        return Err(Rejection::BackendStatus { status: status.as_u16(), text: error_text(&whole), retry_after });
+    }
+    article::answer_body(&whole).ok_or_else(|| Rejection::BackendBroken {
+        what: Breakage::NotJson,
+        cause: "the answer is no object with a text `response`".to_owned(),
+    })
+}
+
+/// Hands a call of Ollama's own API on, body unchanged, and its answer back.
+pub(crate) async fn native(
+    gate: &Rc<Gate>,
+    client: &Client,
+    (route, body): (&Route, Bytes),
+    ledger: &mut Ledger,
+) -> Result<Answering, Rejection> {
+    let exchange = ask(gate, client, (Method::POST, path(route), body), ledger).await?;
+    answering(gate, exchange).await
+}
+
+/// Asks one of the routes that only read.
+pub(crate) async fn read(
+    gate: &Gate,
+    client: &Client,
+    route: &Route,
+    ledger: &mut Ledger,
+) -> Result<Answering, Rejection> {
+    // GET for HEAD as well: hyper leaves the body out, and the length is true.
+    let exchange = ask(gate, client, (Method::GET, path(route), Bytes::new()), ledger).await?;
+    answering(gate, exchange).await
+}
+
+fn path(route: &Route) -> &'static str {
+    match route {
+        Route::Chat => "/api/chat",
+        Route::Tags => "/api/tags",
+        Route::Ps => "/api/ps",
+        Route::Version => "/api/version",
+        _ => "/api/generate",
+    }
+}
+
+async fn ask(
+    gate: &Gate,
+    client: &Client,
+    (method, path, body): (Method, &str, Bytes),
+    ledger: &mut Ledger,
+) -> Result<Exchange, Rejection> {
+    let asked = Instant::now();
+    let exchange = gate.backend.send(method, path, fields(client), body).await?;
+    ledger.upstream(asked.elapsed());
+    Ok(exchange)
+}
+
+/// What the backend is told besides the body. Nothing of the client's own: no credentials, no cookies, no Origin.
+fn fields(client: &Client) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(5);
+    let json = HeaderValue::from_static("application/json");
+    fields.insert(ACCEPT, json.clone());
+    fields.insert(CONTENT_TYPE, json);
+    // So that a further gate behind this one can tell clients apart.
+    if let Ok(client) = HeaderValue::try_from(client.addr().to_string()) {
+        fields.insert("x-forwarded-for", client);
+    }
+    fields
+}
+
+/// The backend's answer as it is: lines as they come, anything else whole.
+async fn answering(gate: &Gate, exchange: Exchange) -> Result<Answering, Rejection> {
+    let status = exchange.head.status;
+    if status.is_redirection() || status.is_informational() {
+        let cause = format!("status {status}, which is never followed");
+        return Err(Rejection::BackendBroken { what: Breakage::NotJson, cause });
+    }
+    let mut fields = HeaderMap::with_capacity(4);
+    for name in [CONTENT_TYPE, RETRY_AFTER] {
+        if let Some(value) = exchange.head.headers.get(&name) {
+            fields.insert(name, value.clone());
+        }
+    }
+    let streams = status == StatusCode::OK
+        && fields.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-ndjson"));
+    let content = if streams { Content::Lines(exchange.body) } else { Content::Whole(whole(gate, exchange).await?) };
+    Ok(Answering { status, fields, content })
+}
+
+async fn whole(gate: &Gate, exchange: Exchange) -> Result<Bytes, Rejection> {
+    let after = gate.plan.chunk_timeout;
+    exchange.body.whole(gate.plan.max_answer, after).await.map_err(|failed| match failed {
+        ReadFailed::Pause => Rejection::BackendTimeout { phase: Phase::BetweenChunks, after },
+        ReadFailed::TooLarge => {
+            Rejection::BackendBroken { what: Breakage::TooLarge, cause: format!("over {} bytes", gate.plan.max_answer) }
+        }
+        ReadFailed::Cut(error) => Rejection::BackendBroken { what: Breakage::ClosedEarly, cause: error.to_string() },
+    })
+}
+
+/// The backend's own words: the `error` of its JSON, or the text as it is.
+fn error_text(body: &[u8]) -> String {
+    let told = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let told = told.as_ref().and_then(|object| object.get("error")?.as_str());
+    let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    text.chars().take(ERROR_TEXT_MAX).collect()
+}

@@ -1,0 +1,110 @@
+//! Where a request begins and ends, byte by byte, stricter than the parser behind it.
+//!
+//! hyper answers bad heads by itself, reads a Content-Length beside chunked as chunked, takes a missing or doubled Host
+//! and lenient chunk lines. So each head is judged here first and each body's framing followed, and only bytes that
+//! have passed go on. It does no I/O, keeps no copy and knows no time.
+//!
+//! Invariant: what was released up to a message's end is one message, to every parser that keeps to RFC 9112.
+
+use gate_api::Rejection;
+
+mod chunks;
+mod head;
+
+pub(crate) use head::Caps;
+
+use chunks::Chunks;
+
+/// What may be released of the bytes at hand.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// This many more bytes, at least one.
+    Release(usize),
+    /// None before more have come.
+    More,
+    /// None ever: the message is refused.
+    Refuse(Rejection),
+}
+
+/// Follows the messages of one connection.
+#[derive(Debug)]
+pub(crate) struct Framer {
+    caps: Caps,
+    at: At,
+}
+
+#[derive(Debug)]
+enum At {
+    /// Before or in a head. Bytes that were searched for its end already.
+    Head { searched: usize },
+    /// In a body with this many bytes to come.
+    Length(u64),
+    /// In a chunked body.
+    Chunked(Chunks),
+}
+
+/// How a request's body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Content-Length, or no body.
+    Length(u64),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+}
+
+impl Framer {
+    pub(crate) fn new(caps: Caps) -> Self {
+        Self { caps, at: At::Head { searched: 0 } }
+    }
+
+    /// Whether the next byte begins a new message.
+    pub(crate) fn between_messages(&self) -> bool {
+        matches!(self.at, At::Head { .. })
+    }
+
+    /// Judges `bytes`: those that have come and were not released yet.
+    pub(crate) fn judge(&mut self, bytes: &[u8]) -> Verdict {
+        if bytes.is_empty() {
+            return Verdict::More;
+        }
+        match &mut self.at {
+            At::Head { searched } => match head::judge(bytes, searched, &self.caps) {
+                Ok(Some((length, framing))) => {
+                    self.at = after_head(framing);
+                    Verdict::Release(length)
+                }
+                Ok(None) => Verdict::More,
+                Err(refused) => Verdict::Refuse(refused),
+            },
+            At::Length(left) => {
+                let here = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= here as u64;
+                if *left == 0 {
+                    self.at = At::Head { searched: 0 };
+                }
+                Verdict::Release(here)
+            }
+            At::Chunked(chunks) => match chunks.follow(bytes) {
+                Ok(0) => Verdict::More,
+                Ok(here) => {
+                    if chunks.ended() {
+                        self.at = At::Head { searched: 0 };
+                    }
+                    Verdict::Release(here)
+                }
+                Err(reason) => Verdict::Refuse(Rejection::MalformedHead { reason }),
+            },
+        }
+    }
+}
+
+fn after_head(framing: Framing) -> At {
+    match framing {
+        Framing::Length(0) => At::Head { searched: 0 },
+        Framing::Length(length) => At::Length(length),
+        Framing::Chunked => At::Chunked(Chunks::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

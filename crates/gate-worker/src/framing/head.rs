@@ -1,0 +1,243 @@
+//! One look at a whole head: RFC 9112 §2 to §6 as a strict server reads them.
+
+use gate_api::Rejection;
+
+use super::Framing;
+
+/// Longest method: `OPTIONS` and its like, with room for those nobody serves, which get a 405.
+const METHOD_MAX: usize = 16;
+
+/// Bytes of a head that may be empty lines before the request line (RFC 9112 §2.2 asks to ignore at least one).
+const LEADING_LINES_MAX: usize = 4;
+
+/// Longest Content-Length in digits: more would not fit a u64.
+const LENGTH_DIGITS_MAX: usize = 18;
+
+/// How large a head may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caps {
+    /// Bytes of the whole head.
+    pub(crate) head: usize,
+    /// Fields.
+    pub(crate) fields: usize,
+    /// Bytes of the request target.
+    pub(crate) target: usize,
+}
+
+type Judged<T> = Result<T, Rejection>;
+
+fn malformed<T>(reason: &'static str) -> Judged<T> {
+    Err(Rejection::MalformedHead { reason })
+}
+
+/// Judges the head that `bytes` begin with: its length in bytes and the framing of the body behind it; `None` while its
+/// end has not come.
+pub(super) fn judge(bytes: &[u8], searched: &mut usize, caps: &Caps) -> Judged<Option<(usize, Framing)>> {
+    let Some(end) = end(bytes, searched) else {
+        if bytes.len() > caps.head {
+            return too_large(bytes, caps);
+        }
+        // Garbage is told at once, not after the deadline of a head that never ends.
+        if let Some(line_end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, blank) = without_crlf(&bytes[..=line_end])?;
+            if !blank {
+                request_line(line, caps)?;
+            }
+        }
+        return Ok(None);
+    };
+    if end > caps.head {
+        return too_large(bytes, caps);
+    }
+    let head = &bytes[..end];
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    let version = loop {
+        let (line, blank) = without_crlf(lines.next().unwrap_or_default())?;
+        if !blank {
+            break request_line(line, caps)?;
+        }
+    };
+    let mut seen = Seen { version, ..Seen::default() };
+    for line in lines {
+        let (line, blank) = without_crlf(line)?;
+        if blank {
+            break;
+        }
+        field(line, &mut seen)?;
+        if seen.fields > caps.fields {
+            return Err(Rejection::TooManyFields { limit: caps.fields as u64 });
+        }
+    }
+    Ok(Some((end, seen.framing()?)))
+}
+
+/// The target is to blame when it alone is too long.
+fn too_large<T>(bytes: &[u8], caps: &Caps) -> Judged<T> {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    if target.len() > caps.target {
+        return Err(Rejection::TargetTooLong { limit: caps.target as u64 });
+    }
+    Err(Rejection::HeadTooLarge { limit: caps.head as u64 })
+}
+
+/// The end of the head: behind the first empty line that is not before the request line.
+fn end(bytes: &[u8], searched: &mut usize) -> Option<usize> {
+    let mut start = 0;
+    for _ in 0..LEADING_LINES_MAX {
+        if bytes[start..].starts_with(b"\r\n") {
+            start += 2;
+        }
+    }
+    // The empty line may have begun in what was searched before.
+    let from = searched.saturating_sub(3).max(start);
+    *searched = bytes.len();
+    let mut at = from;
+    while let Some(newline) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+        let after = at + newline + 1;
+        if bytes[after..].starts_with(b"\r\n") {
+            return Some(after + 2);
+        }
+        if bytes[after..].starts_with(b"\n") {
+            // A bare LF ends it for lenient parsers; `without_crlf` will refuse it.
+            return Some(after + 1);
+        }
+        at = after;
+    }
+    None
+}
+
+/// A line without its end, and whether it is empty.
+fn without_crlf(line: &[u8]) -> Judged<(&[u8], bool)> {
+    match line.strip_suffix(b"\r\n") {
+        Some(line) => Ok((line, line.is_empty())),
+        None => malformed("a line that does not end with CR LF"),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Version {
+    #[default]
+    Http11,
+    Http10,
+}
+
+fn request_line(line: &[u8], caps: &Caps) -> Judged<Version> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return malformed("a request line that is not METHOD TARGET VERSION");
+    };
+    if method.is_empty() || method.len() > METHOD_MAX || !method.iter().all(u8::is_ascii_uppercase) {
+        return malformed("a method that is not a word in capitals");
+    }
+    if method == b"CONNECT" {
+        return malformed("CONNECT, which only a forward proxy serves");
+    }
+    if target.len() > caps.target {
+        return Err(Rejection::TargetTooLong { limit: caps.target as u64 });
+    }
+    if !is_target(target) {
+        return malformed("a request target that is not a path or has a byte that must be percent-encoded");
+    }
+    match version {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        _ => malformed("a version other than HTTP/1.1 and HTTP/1.0"),
+    }
+}
+
+/// Origin form, absolute form, or `*`; of bytes that both hyper and RFC 3986's reading of real clients take.
+fn is_target(target: &[u8]) -> bool {
+    let byte_ok = |byte: &u8| matches!(byte, 0x21 | 0x23..=0x3b | 0x3d | 0x3f..=0x5f | 0x61..=0x7a | b'|' | b'~' | b'"' | b'{' | b'}');
+    let form_ok =
+        target.starts_with(b"/") || target == b"*" || target.starts_with(b"http://") || target.starts_with(b"https://");
+    form_ok && !target.contains(&b'#') && target.iter().all(byte_ok)
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    version: Version,
+    fields: usize,
+    hosts: usize,
+    length: Option<u64>,
+    chunked: Chunked,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Chunked {
+    #[default]
+    No,
+    Yes,
+}
+
+fn field(line: &[u8], seen: &mut Seen) -> Judged<()> {
+    seen.fields += 1;
+    if line.starts_with(b" ") || line.starts_with(b"\t") {
+        return malformed("a folded header line");
+    }
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        return malformed("a header line without a colon");
+    };
+    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        return malformed("a header name that is not a token");
+    }
+    if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)) {
+        return malformed("a control character in a header value");
+    }
+    match name.len() {
+        4 if name.eq_ignore_ascii_case(b"host") => host(value, seen),
+        14 if name.eq_ignore_ascii_case(b"content-length") => length(value, seen),
+        17 if name.eq_ignore_ascii_case(b"transfer-encoding") => encoding(value, seen),
+        _ => Ok(()),
+    }
+}
+
+fn host(value: &[u8], seen: &mut Seen) -> Judged<()> {
+    seen.hosts += 1;
+    if seen.hosts > 1 {
+        return malformed("two Host fields");
+    }
+    let byte_ok = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte);
+    if value.iter().all(byte_ok) { Ok(()) } else { malformed("a Host that is not a host and port") }
+}
+
+fn length(value: &[u8], seen: &mut Seen) -> Judged<()> {
+    if seen.length.is_some() {
+        return malformed("two Content-Length fields");
+    }
+    let digits = !value.is_empty() && value.len() <= LENGTH_DIGITS_MAX && value.iter().all(u8::is_ascii_digit);
+    if !digits {
+        return malformed("a Content-Length that is not a number");
+    }
+    seen.length = Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')));
+    Ok(())
+}
+
+fn encoding(value: &[u8], seen: &mut Seen) -> Judged<()> {
+    if seen.chunked == Chunked::Yes || !value.eq_ignore_ascii_case(b"chunked") {
+        return malformed("a Transfer-Encoding other than chunked");
+    }
+    seen.chunked = Chunked::Yes;
+    Ok(())
+}
+
+impl Seen {
+    fn framing(&self) -> Judged<Framing> {
+        if self.version == Version::Http11 && self.hosts == 0 {
+            return malformed("no Host field");
+        }
+        match (&self.chunked, self.length) {
+            (Chunked::No, length) => Ok(Framing::Length(length.unwrap_or(0))),
+            (Chunked::Yes, Some(_)) => malformed("both Content-Length and Transfer-Encoding"),
+            (Chunked::Yes, None) if self.version == Version::Http10 => malformed("Transfer-Encoding in HTTP/1.0"),
+            (Chunked::Yes, None) => Ok(Framing::Chunked),
+        }
+    }
+}
+
+/// RFC 9110 §5.6.2.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

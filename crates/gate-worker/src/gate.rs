@@ -1,0 +1,74 @@
+//! What a worker's requests share: built once from the plan and the zone, changed by nobody.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use gate_config::{Plan, Rate, Strategy, TrustedProxies};
+use gate_limit::{Admission, Clock, Flood, Limit, LimitError, Spec, Tables, Trust};
+use gate_upstream::{Backend, NewestModel, Timeouts};
+use gate_zone::{OwnRow, Place, Zone};
+
+use crate::journal::Journal;
+use crate::ledger::LogClock;
+use crate::wire::Ground;
+
+/// Everything that a request meets on its way.
+pub(crate) struct Gate {
+    pub(crate) plan: Rc<Plan>,
+    pub(crate) place: Place,
+    pub(crate) zone: Zone,
+    pub(crate) row: Rc<OwnRow>,
+    pub(crate) trust: Trust,
+    pub(crate) admission: Admission,
+    pub(crate) flood: Option<Flood>,
+    pub(crate) backend: Backend,
+    pub(crate) newest: NewestModel,
+    pub(crate) journal: Option<Journal>,
+    pub(crate) clock: LogClock,
+    pub(crate) ground: Rc<Ground>,
+}
+
+/// The backend of a plan, or the demo in its place.
+pub(crate) fn backend(plan: &Plan, demo: Option<std::net::SocketAddr>, row: Rc<OwnRow>) -> Backend {
+    let timeouts = Timeouts { connect: plan.connect_timeout, first_byte: plan.first_byte_timeout };
+    match demo {
+        Some(address) => Backend::new(&address.to_string(), "", timeouts, row),
+        None => Backend::new(&plan.upstream.authority(), &plan.upstream.prefix, timeouts, row),
+    }
+}
+
+pub(crate) fn trust(plan: &Plan) -> Trust {
+    match &plan.forwarded_allow_ips {
+        TrustedProxies::Everyone => Trust::everyone(),
+        TrustedProxies::Blocks(blocks) => Trust::networks(blocks.clone()),
+    }
+}
+
+pub(crate) fn admission(plan: &Plan, zone: Zone) -> Result<Admission, LimitError> {
+    let tables = Tables { windows: zone.windows().collect(), gcra: zone.gcra_region() };
+    let article: Vec<Limit> = plan.limit.iter().map(limit).collect();
+    let spec = Spec {
+        strategy: match plan.limit_strategy {
+            Strategy::FixedWindow => gate_limit::Strategy::FixedWindow,
+            Strategy::Gcra => gate_limit::Strategy::Gcra,
+        },
+        article_body: article.clone(),
+        article_item: article,
+        api: plan.api_limit.iter().map(limit).collect(),
+    };
+    Admission::new(&tables, zone.seed(), Clock::new(move || zone.now_ns()), spec)
+}
+
+pub(crate) fn flood(plan: &Plan, zone: Zone) -> Result<Option<Flood>, LimitError> {
+    let Some(rate) = &plan.flood else { return Ok(None) };
+    Flood::new(zone.gcra_region(), zone.seed(), Clock::new(move || zone.now_ns()), limit(rate)).map(Some)
+}
+
+fn limit(rate: &Rate) -> Limit {
+    Limit {
+        amount: rate.amount,
+        window: rate.window(),
+        unit: Duration::from_secs(rate.unit.seconds()),
+        text: rate.to_string(),
+    }
+}

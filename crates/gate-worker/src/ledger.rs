@@ -1,0 +1,375 @@
+//! The account of one request: opened with its head, closed when its last byte is out or its client is gone, whichever
+//! way it leaves. Owned by the answer's body, so that it cannot be closed too early or forgotten.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::rc::Rc;
+use std::time::Duration;
+
+use gate_api::Fault;
+use gate_config::AccessLogFormat;
+use gate_zone::layout::row;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::gate::Gate;
+use crate::wire::Line;
+
+/// What stands in the log for a request whose client left before an answer, as nginx has it.
+const LEFT: u16 = 499;
+
+/// Longest text from the client that a line repeats.
+const TEXT_MAX: usize = 512;
+
+/// Who brought a request to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The answer was sent whole.
+    Done,
+    /// The gate or the backend refused or broke it; whose fault it is.
+    Refused(Fault),
+}
+
+/// The account of one request.
+pub(crate) struct Ledger {
+    gate: Rc<Gate>,
+    line: Rc<Line>,
+    opened: Instant,
+    record: Option<Box<Record>>,
+    status: u16,
+    bytes: u64,
+    outcome: Option<Outcome>,
+    refusal: Option<String>,
+    logged: Logged,
+}
+
+/// What only the access log wants to know.
+#[derive(Debug, Default)]
+struct Record {
+    client: String,
+    method: String,
+    target: String,
+    referer: String,
+    agent: String,
+    route: &'static str,
+    model: Option<String>,
+    upstream: Option<Duration>,
+}
+
+/// Whether the request gets a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logged {
+    /// The usual case.
+    Yes,
+    /// Health checks: every few seconds, and the same each time.
+    No,
+}
+
+impl Ledger {
+    /// Opens the account.
+    pub(crate) fn open(gate: &Rc<Gate>, line: &Rc<Line>, head: &http::request::Parts) -> Self {
+        gate.row.add_one(row::STARTED);
+        line.begin();
+        let field = |name| head.headers.get(name).map_or(String::new(), |value| text(value.as_bytes()));
+        let record = gate.journal.as_ref().map(|_| {
+            let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+            Box::new(Record {
+                method: text(head.method.as_str().as_bytes()),
+                target: text(target.as_bytes()),
+                referer: field(http::header::REFERER),
+                agent: field(http::header::USER_AGENT),
+                ..Record::default()
+            })
+        });
+        Self {
+            gate: Rc::clone(gate),
+            line: Rc::clone(line),
+            opened: Instant::now(),
+            record,
+            status: LEFT,
+            bytes: 0,
+            outcome: None,
+            refusal: None,
+            logged: Logged::Yes,
+        }
+    }
+
+    /// Says whose request it is, and of which route.
+    pub(crate) fn identify(&mut self, client: &gate_limit::Client) {
+        if let Some(record) = &mut self.record {
+            record.client = client.addr().to_string();
+        }
+    }
+
+    /// Says which route it takes.
+    pub(crate) fn route(&mut self, name: &'static str, logged: Logged) {
+        self.logged = logged;
+        if let Some(record) = &mut self.record {
+            record.route = name;
+        }
+    }
+
+    /// Says which model it asks for.
+    pub(crate) fn model(&mut self, name: &str) {
+        if let Some(record) = &mut self.record {
+            record.model = Some(text(name.as_bytes()));
+        }
+    }
+
+    /// Says how long the backend took to begin its answer.
+    pub(crate) fn upstream(&mut self, took: Duration) {
+        if let Some(record) = &mut self.record {
+            record.upstream = Some(took);
+        }
+    }
+
+    /// Says what status goes out.
+    pub(crate) fn status(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// Says why it was refused.
+    pub(crate) fn refused(&mut self, fault: Fault, why: &str) {
+        self.outcome = Some(Outcome::Refused(fault));
+        self.refusal = Some(text(why.as_bytes()));
+    }
+
+    /// Counts bytes of the answer's body.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Says that the last byte was handed out.
+    pub(crate) fn done(&mut self) {
+        self.outcome.get_or_insert(Outcome::Done);
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let took = self.opened.elapsed();
+        if self.outcome.is_none() {
+            self.gate.row.add_one(row::LEFT);
+        }
+        self.gate.row.answered(self.status, took);
+        if let (Some(journal), Some(record), Logged::Yes) = (&self.gate.journal, &self.record, self.logged) {
+            journal.line(|line| match self.gate.plan.access_log_format {
+                AccessLogFormat::Json => self.json(record, took, line),
+                AccessLogFormat::Combined => self.combined(record, line),
+            });
+        }
+        self.line.end();
+        self.gate.row.add_one(row::FINISHED);
+    }
+}
+
+impl Ledger {
+    fn json(&self, record: &Record, took: Duration, out: &mut Vec<u8>) {
+        let mut object = Json::begin(out);
+        object.text("time", &self.gate.clock.rfc3339());
+        object.text("client", &record.client);
+        object.text("method", &record.method);
+        object.text("target", &record.target);
+        object.text("route", record.route);
+        object.number("status", u64::from(self.status));
+        object.number("bytes", self.bytes);
+        object.millis("ms", took);
+        if let Some(upstream) = record.upstream {
+            object.millis("upstream_ms", upstream);
+        }
+        if let Some(model) = &record.model {
+            object.text("model", model);
+        }
+        object.number("worker", u64::from(self.gate.place.slot) + 1);
+        match self.outcome {
+            Some(Outcome::Done) => {}
+            Some(Outcome::Refused(fault)) => {
+                object.text("fault", fault_name(fault));
+                object.text("reason", self.refusal.as_deref().unwrap_or_default());
+            }
+            None => object.text("fault", "client left"),
+        }
+        object.end();
+    }
+
+    /// Apache's and nginx's combined format.
+    fn combined(&self, record: &Record, out: &mut Vec<u8>) {
+        let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { quoted(text) };
+        // A Vec takes any number of bytes.
+        let written = writeln!(
+            out,
+            "{} - - [{}] \"{} {} HTTP/1.1\" {} {} \"{}\" \"{}\"",
+            dash(&record.client),
+            self.gate.clock.clf(),
+            quoted(&record.method),
+            quoted(&record.target),
+            self.status,
+            self.bytes,
+            dash(&record.referer),
+            dash(&record.agent),
+        );
+        debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
+    }
+}
+
+fn fault_name(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Client => "client",
+        Fault::Gate => "gate",
+        Fault::Backend => "backend",
+    }
+}
+
+/// Text from outside, short enough for a line.
+fn text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_MAX)]);
+    match text {
+        Cow::Borrowed(text) => text.to_owned(),
+        Cow::Owned(text) => text,
+    }
+}
+
+/// With what would end a quoted field or a line escaped as nginx does: `\x22`.
+fn quoted(text: &str) -> String {
+    let escaped = |character: char| match character {
+        '"' | '\\' | '\0'..='\x1f' | '\x7f' => Some(format!("\\x{:02X}", character as u32)),
+        '\u{80}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => Some(format!("\\u{:04X}", character as u32)),
+        _ => None,
+    };
+    text.chars().map(|character| escaped(character).unwrap_or_else(|| character.into())).collect()
+}
+
+/// One flat JSON object, written straight into the buffer.
+struct Json<'a> {
+    out: &'a mut Vec<u8>,
+    first: First,
+}
+
+#[derive(PartialEq, Eq)]
+enum First {
+    Yes,
+    No,
+}
+
+impl<'a> Json<'a> {
+    fn begin(out: &'a mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out, first: First::Yes }
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.first == First::No {
+            self.out.push(b',');
+        }
+        self.first = First::No;
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        if value.bytes().all(plain) {
+            self.out.push(b'"');
+            self.out.extend_from_slice(value.as_bytes());
+            self.out.push(b'"');
+        } else {
+            self.out.extend_from_slice(escaped(value).as_bytes());
+        }
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        let written = write!(self.out, "{value}");
+        debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
+    }
+
+    /// Milliseconds with three decimals.
+    fn millis(&mut self, key: &str, value: Duration) {
+        self.key(key);
+        let micros = value.as_micros();
+        let written = write!(self.out, "{}.{:03}", micros / 1000, micros % 1000);
+        debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
+    }
+
+    fn end(self) {
+        self.out.extend_from_slice(b"}\n");
+    }
+}
+
+/// As JSON, ASCII only: a terminal or a line splitter that reads the log meets no surprise.
+fn escaped(value: &str) -> String {
+    let units = value.encode_utf16().map(|unit| match char::from_u32(u32::from(unit)) {
+        Some('"') => "\\\"".to_owned(),
+        Some('\\') => "\\\\".to_owned(),
+        Some(plain @ ' '..='~') => plain.into(),
+        _ => format!("\\u{unit:04x}"),
+    });
+    format!("\"{}\"", units.collect::<String>())
+}
+
+/// The time of day as text, made once a second.
+pub(crate) struct LogClock {
+    made: std::cell::RefCell<Made>,
+}
+
+#[derive(Default)]
+struct Made {
+    second: i64,
+    rfc3339: String,
+    clf: String,
+}
+
+impl LogClock {
+    pub(crate) fn new() -> Self {
+        Self { made: std::cell::RefCell::default() }
+    }
+
+    fn made(&self) -> std::cell::RefMut<'_, Made> {
+        let now = Timestamp::now();
+        let mut made = self.made.borrow_mut();
+        if made.second != now.as_second() {
+            made.second = now.as_second();
+            made.rfc3339 = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            made.clf = now.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
+        }
+        made
+    }
+
+    fn rfc3339(&self) -> String {
+        self.made().rfc3339.clone()
+    }
+
+    fn clf(&self) -> String {
+        self.made().clf.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_from_outside_breaks_a_line() {
+        for hostile in ["a\r\nb", "\u{1b}[2J", "\u{2028}", "\"}\n{", "\\", "\u{85}", "\u{0}", "\u{1F680}"] {
+            let mut out = Vec::new();
+            let mut object = Json::begin(&mut out);
+            object.text("k", hostile);
+            object.end();
+            let line = String::from_utf8(out).unwrap();
+            assert_eq!(line.matches('\n').count(), 1, "{hostile:?}");
+            assert!(line.is_ascii());
+            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(read["k"], hostile);
+            assert!(!quoted(hostile).contains(['\n', '\r', '"', '\u{1b}', '\u{2028}', '\u{85}']));
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_their_formats_want() {
+        let clock = LogClock::new();
+        assert_eq!(clock.rfc3339().len(), "2026-11-23T13:00:00Z".len());
+        assert_eq!(clock.clf().len(), "23/Nov/2026:13:00:00 +0000".len());
+    }
+}

@@ -1,0 +1,242 @@
+//! Answers on their way out. Each owns the ledger of its request, and a stream owns the backend's answer too: dropped
+//! with the client's connection, it closes the one and cancels the other.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use gate_api::ndjson::{self, End, Lines};
+use gate_api::rejection::{Breakage, Phase};
+use gate_api::{Connection, Fault, Rejection};
+use gate_upstream::UpstreamBody;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::drain::Cut;
+use crate::gate::Gate;
+use crate::ledger::Ledger;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// An answer that the pipeline has come to.
+pub(crate) struct Answering {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: HeaderMap,
+    pub(crate) content: Content,
+}
+
+/// What an answer carries.
+pub(crate) enum Content {
+    /// All of it.
+    Whole(Bytes),
+    /// Lines as they come.
+    Lines(UpstreamBody),
+}
+
+impl Answering {
+    /// An answer of the gate's own.
+    pub(crate) fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let mut fields = HeaderMap::with_capacity(4);
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Self { status, fields, content: Content::Whole(body.into()) }
+    }
+
+    /// A refusal as its dialect words it.
+    pub(crate) fn refusal(answer: gate_api::Answer) -> Self {
+        let mut fields = HeaderMap::with_capacity(4);
+        if let Some(content_type) = answer.content_type {
+            fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        for (name, value) in answer.headers {
+            // Values come from the table and from what was parsed as a header before; one that cannot be a header is
+            // left out rather than turned into a failure of the answer.
+            if let Ok(value) = HeaderValue::try_from(value) {
+                fields.insert(HeaderName::from_static(name), value);
+            }
+        }
+        if answer.close == Connection::Close {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, fields, content: Content::Whole(answer.body.into()) }
+    }
+
+    /// Hands it to the connection. From here on the body owns the ledger.
+    pub(crate) fn send(mut self, gate: &Rc<Gate>, mut ledger: Ledger) -> Response<Outbound> {
+        ledger.status(self.status.as_u16());
+        if gate.ground.drain.since().is_some() {
+            self.fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let body = match self.content {
+            Content::Whole(bytes) => Outbound::Whole(Whole { bytes: Some(bytes), ledger }),
+            Content::Lines(upstream) => Outbound::Relay(Box::new(Relay::new(upstream, Rc::clone(gate), ledger))),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.fields;
+        response
+    }
+}
+
+/// The body of an answer.
+pub(crate) enum Outbound {
+    Whole(Whole),
+    Relay(Box<Relay>),
+}
+
+/// A body that is there.
+pub(crate) struct Whole {
+    bytes: Option<Bytes>,
+    ledger: Ledger,
+}
+
+/// A stream of lines on its way through.
+pub(crate) struct Relay {
+    /// `None` once the stream has ended; dropping it before cancels the generation.
+    upstream: Option<UpstreamBody>,
+    lines: Lines,
+    gate: Rc<Gate>,
+    ledger: Ledger,
+    pause: Pause,
+}
+
+/// The longest pause between two chunks, watched by one alarm that is set anew only when it rings.
+struct Pause {
+    max: Duration,
+    last: Instant,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pause {
+    fn over(&mut self, cx: &mut Context<'_>) -> bool {
+        let until = self.last + self.max;
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        while alarm.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= until {
+                return true;
+            }
+            alarm.as_mut().reset(until);
+        }
+        false
+    }
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+
+impl Relay {
+    fn new(upstream: UpstreamBody, gate: Rc<Gate>, ledger: Ledger) -> Self {
+        let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };
+        Self { upstream: Some(upstream), lines: Lines::default(), gate, ledger, pause }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+        loop {
+            let Some(upstream) = &mut self.upstream else { return Poll::Ready(None) };
+            if self.gate.ground.drain.cut() == Cut::Now {
+                return self.cut(&Rejection::Draining);
+            }
+            match Pin::new(upstream).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.pause.last = Instant::now();
+                    let Ok(chunk) = frame.into_data() else { continue };
+                    match self.lines.push(chunk) {
+                        Ok(lines) if lines.is_empty() => {}
+                        Ok(lines) => return self.pass(lines),
+                        Err(too_long) => {
+                            return self.cut(&broken(Breakage::TooLarge, too_long.to_string()));
+                        }
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return self.cut(&broken(Breakage::ClosedEarly, error.to_string())),
+                Poll::Ready(None) => return self.ended(),
+                Poll::Pending if self.pause.over(cx) => {
+                    let after = self.pause.max;
+                    return self.cut(&Rejection::BackendTimeout { phase: Phase::BetweenChunks, after });
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn pass(&mut self, lines: Bytes) -> Polled {
+        self.ledger.sent(lines.len());
+        Poll::Ready(Some(Ok(Frame::data(lines))))
+    }
+
+    /// The backend has ended its answer: well, or without saying so.
+    fn ended(&mut self) -> Polled {
+        self.upstream = None;
+        match std::mem::take(&mut self.lines).finish() {
+            End::Complete => {
+                self.ledger.done();
+                Poll::Ready(None)
+            }
+            End::ErrorTold => {
+                self.ledger.refused(Fault::Backend, "the backend ended the stream with an error");
+                Poll::Ready(None)
+            }
+            End::Cut { fragment } => {
+                let cause = format!("the stream ended without done:true ({fragment} bytes of a line were dropped)");
+                self.tell(&broken(Breakage::ClosedEarly, cause))
+            }
+        }
+    }
+
+    /// Ends the stream here and tells the client why.
+    fn cut(&mut self, why: &Rejection) -> Polled {
+        self.upstream = None;
+        self.tell(why)
+    }
+
+    fn tell(&mut self, why: &Rejection) -> Polled {
+        let terms = why.terms();
+        self.ledger.refused(terms.fault, &terms.log);
+        self.pass(ndjson::error_line(&terms.public))
+    }
+}
+
+fn broken(what: Breakage, cause: String) -> Rejection {
+    Rejection::BackendBroken { what, cause }
+}
+
+impl Body for Outbound {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match self.get_mut() {
+            Self::Whole(whole) => {
+                let bytes = whole.bytes.take();
+                whole.ledger.sent(bytes.as_ref().map_or(0, Bytes::len));
+                whole.ledger.done();
+                Poll::Ready(bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Self::Relay(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Relay(relay) => relay.upstream.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => SizeHint::with_exact(whole.bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Relay(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        // hyper asks no empty body for its frames, and no body in answer to HEAD.
+        if self.bytes.as_ref().is_some_and(Bytes::is_empty) {
+            self.ledger.done();
+        }
+    }
+}

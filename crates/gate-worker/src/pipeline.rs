@@ -1,0 +1,265 @@
+//! The life of a request, from its head to its last byte. Each stage takes what the stage before it made, so that none
+//! can be left out; a refusal anywhere leaves by one door.
+
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use gate_api::article::ArticleRequest;
+use gate_api::native::{self, NativeCall};
+use gate_api::rejection::LimitHeaders;
+use gate_api::{Dialect, Rejection, Route, route};
+use gate_limit::{Client, Permit, Refused, Scope, Standing};
+use gate_zone::layout::row;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use crate::drain::Cut;
+use crate::exchange;
+use crate::gate::Gate;
+use crate::ledger::{Ledger, Logged};
+use crate::outbound::{Answering, Outbound};
+use crate::pages;
+use crate::wire::{Line, REFUSED};
+
+/// A refusal with the dialect it is told in, and where the client stands if a limit refused.
+struct Refusal {
+    dialect: Dialect,
+    rejection: Rejection,
+    standing: Option<Standing>,
+}
+
+/// Serves one request.
+pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Incoming>) -> Response<Outbound> {
+    let (head, body) = request.into_parts();
+    let mut ledger = Ledger::open(&gate, &line, &head);
+    match until_cut(&gate, answer(&gate, &line, (&head, body), &mut ledger)).await {
+        Some(Ok(answering)) => answering.send(&gate, ledger),
+        Some(Err(refusal)) => refuse(&gate, &line, &head, refusal, ledger),
+        None => {
+            let dialect = screen(&line, &head).map_or_else(|refusal| refusal.dialect, |route| route.dialect());
+            let refusal = Refusal { dialect, rejection: Rejection::Draining, standing: None };
+            refuse(&gate, &line, &head, refusal, ledger)
+        }
+    }
+}
+
+/// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
+async fn until_cut<T>(gate: &Gate, answering: impl Future<Output = T>) -> Option<T> {
+    let mut answering = pin!(answering);
+    std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
+        Poll::Pending if gate.ground.drain.cut() == Cut::Now => Poll::Ready(None),
+        polled => polled.map(Some),
+    })
+    .await
+}
+
+/// The stages in their order.
+async fn answer(
+    gate: &Rc<Gate>,
+    line: &Line,
+    (head, body): (&Parts, Incoming),
+    ledger: &mut Ledger,
+) -> Result<Answering, Refusal> {
+    let client = identify(gate, line, head);
+    ledger.identify(&client);
+    let routed = screen(line, head);
+    guard(gate, &client, &routed)?;
+    let route = routed?;
+    ledger.route(route.name(), logged(&route));
+    let dialect = route.dialect();
+    let refused = |rejection| Refusal { dialect, rejection, standing: None };
+    match route {
+        Route::ArticleBody => {
+            let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
+            let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let request = ArticleRequest::from_body(content_type, &bytes).map_err(refused)?;
+            let permit = admit(gate, &client, (Scope::ArticleBody, dialect))?;
+            article(gate, &client, (request, permit), ledger).await.map_err(refused)
+        }
+        Route::ArticleItem { prompt } => {
+            let request = ArticleRequest::from_item(prompt);
+            let permit = admit(gate, &client, (Scope::ArticleItem, dialect))?;
+            article(gate, &client, (request, permit), ledger).await.map_err(refused)
+        }
+        Route::Generate | Route::Chat => {
+            let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
+            let call = validate(&route, &bytes).map_err(refused)?;
+            let permit = admit(gate, &client, (Scope::Api, dialect))?;
+            ledger.model(&call.model);
+            exchange::native(gate, &client, (&route, bytes), ledger).await.map_err(refused).map(|mut answering| {
+                limit_fields(gate, permit.standing(), &mut answering);
+                answering
+            })
+        }
+        Route::Tags | Route::Ps | Route::Version => {
+            exchange::read(gate, &client, &route, ledger).await.map_err(refused)
+        }
+        Route::Root | Route::OpenApi | Route::Docs(_) | Route::Healthz | Route::Readyz => Ok(pages::page(gate, &route)),
+    }
+}
+
+/// Whose request it is.
+fn identify(gate: &Gate, line: &Line, head: &Parts) -> Client {
+    let forwarded = head.headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+    gate.trust.client(line.peer, forwarded)
+}
+
+/// Which route it takes; or why its head was refused before hyper read it.
+fn screen(line: &Line, head: &Parts) -> Result<Route, Refusal> {
+    if head.method.as_str() == REFUSED {
+        let rejection = line.refusal().unwrap_or(Rejection::Internal);
+        return Err(Refusal { dialect: Dialect::Gate, rejection, standing: None });
+    }
+    let target = head.uri.to_string();
+    route(head.method.as_str(), &target).map_err(|(dialect, rejection)| Refusal { dialect, rejection, standing: None })
+}
+
+/// The flood guard counts everything but health checks, before the body is read.
+fn guard(gate: &Gate, client: &Client, routed: &Result<Route, Refusal>) -> Result<(), Refusal> {
+    let Some(flood) = &gate.flood else { return Ok(()) };
+    let dialect = match routed {
+        Ok(Route::Healthz | Route::Readyz) => return Ok(()),
+        Ok(route) => route.dialect(),
+        Err(refusal) => refusal.dialect,
+    };
+    flood.guard(client).map_err(|Refused { retry, .. }| {
+        gate.row.add_one(row::LIMITED);
+        Refusal { dialect, rejection: Rejection::Flooded { retry }, standing: None }
+    })
+}
+
+fn logged(route: &Route) -> Logged {
+    match route {
+        Route::Healthz | Route::Readyz => Logged::No,
+        _ => Logged::Yes,
+    }
+}
+
+/// The whole body, within its cap and its pauses.
+async fn read_body(gate: &Gate, line: &Line, head: &Parts, mut body: Incoming) -> Result<Bytes, Rejection> {
+    if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Rejection::UnsupportedEncoding);
+    }
+    let (max, after) = (gate.plan.max_body, gate.plan.body_timeout);
+    let too_large = Rejection::BodyTooLarge { limit: max as u64 };
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large);
+    }
+    let mut first: Option<Bytes> = None;
+    let mut rest = BytesMut::new();
+    while !body.is_end_stream() {
+        let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let Some(frame) = timeout(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
+        // A body that breaks the framing was refused by the wire, which kept the reason.
+        let frame = frame.map_err(|_| {
+            line.refusal().unwrap_or(Rejection::MalformedHead { reason: "a body that ended before its end" })
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > max {
+            return Err(too_large);
+        }
+        match first {
+            // Most bodies are one frame, and stay where they were read.
+            None => first = Some(data),
+            Some(_) => rest.extend_from_slice(&data),
+        }
+    }
+    let first = first.unwrap_or_default();
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+fn validate(route: &Route, body: &[u8]) -> Result<NativeCall, Rejection> {
+    match route {
+        Route::Chat => native::chat(body),
+        _ => native::generate(body),
+    }
+}
+
+/// Counts a request that is valid.
+fn admit(gate: &Gate, client: &Client, (scope, dialect): (Scope, Dialect)) -> Result<Permit, Refusal> {
+    gate.admission.admit(client, scope).map_err(|refused| {
+        gate.row.add_one(row::LIMITED);
+        let rejection = Rejection::RateLimited { limit: refused.limit.text.clone(), retry: refused.retry };
+        Refusal { dialect, rejection, standing: Some(refused.standing()) }
+    })
+}
+
+/// The article's routes: one question, one whole answer.
+async fn article(
+    gate: &Rc<Gate>,
+    client: &Client,
+    (request, permit): (ArticleRequest<'_>, Permit),
+    ledger: &mut Ledger,
+) -> Result<Answering, Rejection> {
+    let model = match &gate.plan.model {
+        Some(model) => model.clone(),
+        None => gate.newest.name(&gate.backend).await?,
+    };
+    ledger.model(&model);
+    let body = exchange::article(gate, client, request.upstream_body(&model).into(), ledger).await?;
+    let mut answering = Answering::whole(StatusCode::OK, "application/json", body);
+    limit_fields(gate, permit.standing(), &mut answering);
+    Ok(answering)
+}
+
+/// The X-RateLimit fields, where the operator wants them.
+fn limit_fields(gate: &Gate, standing: Option<&Standing>, answering: &mut Answering) {
+    if !gate.plan.limit_headers {
+        return;
+    }
+    let Some(standing) = standing else { return };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let whole = |number: u64| HeaderValue::from(number);
+    let seconds = standing.reset.as_secs() + u64::from(standing.reset.subsec_nanos() > 0);
+    answering.fields.insert("x-ratelimit-limit", whole(standing.limit.amount));
+    answering.fields.insert("x-ratelimit-remaining", whole(standing.remaining));
+    answering.fields.insert("x-ratelimit-reset", whole(now.as_secs() + seconds));
+    answering.fields.insert("retry-after", whole(seconds));
+}
+
+/// The one door: a refusal becomes an answer.
+fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledger: Ledger) -> Response<Outbound> {
+    let Refusal { dialect, mut rejection, standing } = refusal;
+    if let Rejection::Redirect { location } = &mut rejection {
+        *location = format!("{}{location}", origin(gate, line, head));
+    }
+    {
+        let terms = rejection.terms();
+        ledger.refused(terms.fault, &terms.log);
+        if terms.fault != gate_api::Fault::Client {
+            log::warn!("{} {}: {}", head.method, head.uri.path(), terms.log);
+        }
+    }
+    let headers = if gate.plan.limit_headers { LimitHeaders::On } else { LimitHeaders::Off };
+    let mut answering = Answering::refusal(rejection.answer_with(dialect, headers));
+    if standing.is_some() {
+        limit_fields(gate, standing.as_ref(), &mut answering);
+    }
+    answering.send(gate, ledger)
+}
+
+/// Scheme and host that the client used, as far as it can be believed.
+fn origin(gate: &Gate, line: &Line, head: &Parts) -> String {
+    let said = head.headers.get("x-forwarded-proto").and_then(|scheme| scheme.to_str().ok());
+    let scheme = match said.map(str::trim) {
+        Some("https") if gate.trust.is_trusted(line.peer) => "https",
+        _ => "http",
+    };
+    match head.headers.get(HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty()) {
+        Some(host) => format!("{scheme}://{host}"),
+        None => line.local.map_or(String::new(), |local| format!("{scheme}://{local}")),
+    }
+}

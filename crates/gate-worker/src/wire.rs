@@ -1,0 +1,403 @@
+//! A client's connection as hyper sees it: heads judged before hyper reads them, deadlines kept, closes that do not cut.
+//!
+//! hyper has a timer for heads that also runs while a connection idles, none for slow readers, and its graceful shutdown
+//! cuts idle connections on which a request is already on its way. All of that is done here instead.
+//!
+//! A head that is refused becomes a request of the gate's own making ([`REFUSED`]), and the refusal waits beside it: so
+//! the answer goes out in its turn, after those to the requests before, and through the same pipeline and ledger.
+//!
+//! Invariant: hyper reads no byte that [`crate::framing`] has not released.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use gate_api::Rejection;
+use gate_limit::Peer;
+use hyper::rt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::drain::Drain;
+use crate::framing::{Caps, Framer, Verdict};
+
+/// The method of the request that stands for a refused head. No client can send it: methods are letters here.
+pub(crate) const REFUSED: &str = "GATE-REFUSED";
+
+/// The request that stands for a refused head.
+const STAND_IN: &[u8] = b"GATE-REFUSED / HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n";
+
+/// Bytes read from a socket at once: a request with its body, or a good piece of a large one.
+const READ_SIZE: usize = 16 * 1024;
+
+/// How long an idle connection is kept while draining: a request that the client had sent before it could know arrives
+/// within a round trip; two seconds are the slowest of those, and nothing to an operator.
+const DRAIN_LINGER: Duration = Duration::from_secs(2);
+
+/// How long the rest of a refused request is read and dropped, so that the client can read its answer: closing a socket
+/// with unread bytes resets it, and the answer with it.
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
+
+/// Deadlines of the client's side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For a whole head.
+    pub(crate) head: Duration,
+    /// Between requests.
+    pub(crate) keep_alive: Duration,
+    /// For a client that does not read.
+    pub(crate) write: Duration,
+}
+
+/// What all connections of a worker share.
+pub(crate) struct Ground {
+    pub(crate) patience: Patience,
+    pub(crate) caps: Caps,
+    pub(crate) drain: Rc<Drain>,
+    scratch: RefCell<Box<[u8]>>,
+}
+
+impl Ground {
+    pub(crate) fn new(patience: Patience, caps: Caps) -> Self {
+        Self { patience, caps, drain: Rc::default(), scratch: RefCell::new(vec![0; READ_SIZE].into()) }
+    }
+}
+
+/// A stream socket of either kind.
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What the connection and the requests on it know of each other.
+pub(crate) struct Line {
+    /// The other end.
+    pub(crate) peer: Peer,
+    /// This end, for a request whose Host cannot be repeated.
+    pub(crate) local: Option<SocketAddr>,
+    busy: Cell<Busy>,
+    idle_since: Cell<Instant>,
+    refused: RefCell<Option<Rejection>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    /// A request is in service.
+    Yes,
+    /// None is, and this many have been.
+    No { served: u64 },
+}
+
+impl Line {
+    pub(crate) fn new(peer: Peer, local: Option<SocketAddr>) -> Self {
+        Self {
+            peer,
+            local,
+            busy: Cell::new(Busy::No { served: 0 }),
+            idle_since: Cell::new(Instant::now()),
+            refused: RefCell::default(),
+            waker: RefCell::default(),
+        }
+    }
+
+    /// A request begins: the connection waits for no other.
+    pub(crate) fn begin(&self) {
+        self.busy.set(Busy::Yes);
+    }
+
+    /// The request has ended.
+    pub(crate) fn end(&self) {
+        self.idle_since.set(Instant::now());
+        self.busy.set(Busy::No { served: 1 });
+    }
+
+    /// Why the request at hand was refused before hyper saw it.
+    pub(crate) fn refusal(&self) -> Option<Rejection> {
+        self.refused.borrow_mut().take()
+    }
+
+    /// Makes the connection look at the world again.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn remember(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+}
+
+/// The connection.
+pub(crate) struct Wire {
+    socket: Socket,
+    line: Rc<Line>,
+    ground: Rc<Ground>,
+    framer: Framer,
+    /// Bytes that have come and were not handed on. The first `released` of them may be.
+    held: BytesMut,
+    released: usize,
+    head_since: Option<Instant>,
+    input: Input,
+    alarm: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Pin<Box<Sleep>>>,
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Input {
+    /// More may come.
+    Open,
+    /// Nothing more is handed on; the rest was not refused.
+    Over,
+    /// Nothing more is handed on, and bytes that were not read may be left.
+    Abandoned,
+}
+
+impl Wire {
+    pub(crate) fn new(socket: Socket, line: Rc<Line>, ground: Rc<Ground>) -> Self {
+        let framer = Framer::new(ground.caps);
+        let head_since = Some(Instant::now());
+        Self {
+            socket,
+            line,
+            ground,
+            framer,
+            held: BytesMut::new(),
+            released: 0,
+            head_since,
+            input: Input::Open,
+            alarm: None,
+            stalled: None,
+            closing: None,
+        }
+    }
+
+    /// Hands on what is released.
+    fn hand_on(&mut self, buf: &mut rt::ReadBufCursor<'_>) {
+        let count = self.released.min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.advance(count);
+        self.released -= count;
+        if self.held.is_empty() {
+            // An idle connection holds no buffer.
+            self.held = BytesMut::new();
+        }
+    }
+
+    /// Replaces the rest of the input by the request that stands for the refusal. Within a body there is no place for
+    /// one: the error reaches whoever reads the body, who finds the refusal here.
+    fn refuse(&mut self, refused: Rejection) -> io::Result<()> {
+        let in_body = !self.framer.between_messages();
+        *self.line.refused.borrow_mut() = Some(refused);
+        self.input = Input::Abandoned;
+        if in_body {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.held = BytesMut::from(STAND_IN);
+        self.released = STAND_IN.len();
+        Ok(())
+    }
+
+    /// Reads once from the socket; `Ok(0)` at its end.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let ground = Rc::clone(&self.ground);
+        let mut scratch = ground.scratch.borrow_mut();
+        let mut into = ReadBuf::new(&mut scratch);
+        ready!(self.socket.poll_read(cx, &mut into))?;
+        self.held.extend_from_slice(into.filled());
+        Poll::Ready(Ok(into.filled().len()))
+    }
+
+    /// The moment at which waiting for the client ends, and what it means then.
+    fn deadline(&mut self) -> Option<(Instant, Overdue)> {
+        let Busy::No { served } = self.line.busy.get() else { return None };
+        if !self.framer.between_messages() {
+            return None;
+        }
+        let patience = self.ground.patience;
+        if !self.held.is_empty() {
+            let since = *self.head_since.get_or_insert_with(Instant::now);
+            return Some((since + patience.head, Overdue::Refuse));
+        }
+        let idle_since = self.line.idle_since.get();
+        let until = match served {
+            0 => idle_since + patience.head,
+            _ => idle_since + patience.keep_alive,
+        };
+        let until = match self.ground.drain.since() {
+            Some(drained) => until.min(idle_since.max(drained) + DRAIN_LINGER),
+            None => until,
+        };
+        Some((until, Overdue::Close))
+    }
+
+    /// Whether the client has kept us waiting too long. Otherwise the task is woken at the deadline.
+    fn overdue(&mut self, cx: &mut Context<'_>) -> Option<Overdue> {
+        self.line.remember(cx.waker());
+        let (until, overdue) = self.deadline()?;
+        if Instant::now() >= until {
+            return Some(overdue);
+        }
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        // An alarm that is set too early costs one look when it rings; setting it anew for each request would cost more.
+        if alarm.deadline() > until {
+            alarm.as_mut().reset(until);
+        }
+        while alarm.as_mut().poll(cx).is_ready() {
+            alarm.as_mut().reset(until);
+        }
+        None
+    }
+
+    /// After a write that could not go on: whether the client has not read for too long.
+    fn unread(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let patience = self.ground.patience.write;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Pending => {
+                self.unread(cx)?;
+                Poll::Pending
+            }
+            Poll::Ready(done) => {
+                self.stalled = None;
+                Poll::Ready(done)
+            }
+        }
+    }
+
+    /// Reads and drops what the client still sends, for a while.
+    fn drop_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let closing = self.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_LINGER)));
+        if closing.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            self.held.clear();
+            match ready!(self.fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Overdue {
+    /// Answer 408.
+    Refuse,
+    /// Close: there is nobody to answer.
+    Close,
+}
+
+impl rt::Read for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        loop {
+            if wire.released > 0 {
+                wire.hand_on(&mut buf);
+                return Poll::Ready(Ok(()));
+            }
+            match wire.input {
+                Input::Open => {}
+                Input::Over => return Poll::Ready(Ok(())),
+                // An end here would look like a client that has gone; the answer closes the connection.
+                Input::Abandoned => return Poll::Pending,
+            }
+            match wire.framer.judge(&wire.held) {
+                Verdict::Release(count) => {
+                    wire.released = count;
+                    wire.head_since = None;
+                    continue;
+                }
+                Verdict::Refuse(refused) => {
+                    wire.refuse(refused)?;
+                    continue;
+                }
+                Verdict::More => {}
+            }
+            match wire.fill(cx) {
+                Poll::Ready(Ok(0)) => wire.input = Input::Over,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => match wire.overdue(cx) {
+                    Some(Overdue::Refuse) => wire.refuse(Rejection::HeadTimeout)?,
+                    Some(Overdue::Close) => wire.input = Input::Over,
+                    None => return Poll::Pending,
+                },
+            }
+        }
+    }
+}
+
+impl rt::Write for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let polled = match &mut wire.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Socket::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+        };
+        wire.wrote(polled, cx)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        if wire.closing.is_none() {
+            ready!(match &mut wire.socket {
+                Socket::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+                Socket::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            })?;
+        }
+        if wire.input == Input::Abandoned || !wire.framer.between_messages() {
+            ready!(wire.drop_rest(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let polled = match &mut wire.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Socket::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
+        };
+        wire.wrote(polled, cx)
+    }
+}
+
+impl Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, into),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The command line, built from the table of keys, and the way from it to a plan: at the start and at each reload.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+use clap::{Arg, ArgAction, ArgMatches};
+use gate_config::{Complaint, Complaints, ENV_PREFIX, KEYS, Key, OLLAMA_HOST, Plan, Repeats, Settings, Source};
+
+use crate::logging;
+
+const ABOUT: &str = "One binary between clients and Ollama: validated requests, exact limits, lossless reloads";
+
+const AFTER_HELP: &str = "Every key can also be set in the TOML file (--config) and by an OLLAMA_GATE_* environment \
+variable; flags win over the environment, the environment over the file.\n\n\
+Signals: TERM finishes what is in service and stops, INT and QUIT stop now, HUP reloads, TTIN and TTOU add and remove \
+a worker.\n\
+Exit codes: 0 done, 64 usage, 69 an address cannot be bound, 70 a bug, 78 configuration.";
+
+/// What the gate is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To serve.
+    Serve,
+    /// To say whether the configuration is good.
+    Check,
+    /// To show it.
+    Print,
+}
+
+/// A parsed command line.
+pub(crate) struct Command {
+    /// What for.
+    pub(crate) purpose: Purpose,
+    file: Option<PathBuf>,
+    flags: Vec<(String, String)>,
+}
+
+impl Command {
+    /// Parses.
+    ///
+    /// # Errors
+    /// What clap has to say: a usage error, or the help and the version that were asked for.
+    pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let matches = definition().try_get_matches_from(arguments)?;
+        let purpose = match (matches.get_flag("check_config"), matches.get_flag("print_config")) {
+            (true, _) => Purpose::Check,
+            (false, true) => Purpose::Print,
+            (false, false) => Purpose::Serve,
+        };
+        let flags = KEYS.iter().flat_map(|key| given(key, &matches)).collect();
+        Ok(Self { purpose, file: matches.get_one::<PathBuf>("config").cloned(), flags })
+    }
+
+    /// Reads the file and the environment, and makes a plan of all.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn read(&self) -> Result<(Settings, Plan), Complaints> {
+        let file = match &self.file {
+            Some(path) => Some((path.display().to_string(), read_file(path)?)),
+            None => None,
+        };
+        let file = file.as_ref().map(|(path, text)| (path.as_str(), text.as_str()));
+        let ours = |(name, _): &(String, String)| name.starts_with(ENV_PREFIX) || name == OLLAMA_HOST;
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .filter(ours);
+        let settings = Settings::gather(file, environment, self.flags.iter().cloned())?;
+        let plan = Plan::new(&settings)?;
+        Ok((settings, plan))
+    }
+
+    /// Reads again for a reload, and says what changes and what cannot.
+    ///
+    /// # Errors
+    /// Everything that is wrong, a line each.
+    pub(crate) fn reread(&self, serving: &Plan) -> Result<Plan, String> {
+        let (_, plan) = self.read().map_err(|complaints| complaints.to_string())?;
+        for fixed in plan.start_only_changes(serving) {
+            log::warn!("{} stays {:?}: {:?} takes effect at the next start", fixed.key, fixed.old, fixed.new);
+        }
+        let plan = plan.with_start_only_from(serving);
+        for (key, old, new) in plan.changes(serving) {
+            log::info!("reload: {key} changes from {old:?} to {new:?}");
+        }
+        logging::set_level(plan.log_level);
+        Ok(plan)
+    }
+}
+
+fn read_file(path: &std::path::Path) -> Result<String, Complaints> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Complaints(vec![Complaint {
+            key: "config".to_owned(),
+            value: path.display().to_string(),
+            source: Source::Flag,
+            remedy: format!("cannot be read: {error}"),
+        }])
+    })
+}
+
+fn definition() -> clap::Command {
+    let config = Arg::new("config").short('c').long("config").value_name("FILE").help("Read this TOML file");
+    let switch = |name: &'static str, long: &'static str, help: &'static str| {
+        Arg::new(name).long(long).action(ArgAction::SetTrue).help(help)
+    };
+    clap::Command::new("ollama-gate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .after_help(AFTER_HELP)
+        .arg(config.value_parser(clap::value_parser!(PathBuf)))
+        .arg(switch("check_config", "check-config", "Say whether the configuration is good, and exit"))
+        .arg(switch("print_config", "print-config", "Show every key, its value and where it comes from, and exit"))
+        .args(KEYS.iter().map(argument))
+}
+
+/// Values are text here: the plan judges them, together with those of the file and the environment.
+fn argument(key: &'static Key) -> Arg {
+    let help = match key.default {
+        "" => key.doc.to_owned(),
+        default => format!("{} [{default}]", key.doc),
+    };
+    let argument = Arg::new(key.name).long(key.flag()[2..].to_owned()).help(help).help_heading(key.section);
+    let argument = match key.short {
+        Some(short) => argument.short(short),
+        None => argument,
+    };
+    match (key.metavar, key.repeats) {
+        // A switch may still be switched off: `--demo=false` over a file that switches it on.
+        (None, _) => argument
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .hide_possible_values(true)
+            .value_parser([PossibleValue::new("true"), PossibleValue::new("false")])
+            .action(ArgAction::Set),
+        (Some(metavar), Repeats::Many) => {
+            argument.value_name(metavar).action(ArgAction::Append).allow_hyphen_values(true)
+        }
+        (Some(metavar), Repeats::Once) => {
+            argument.value_name(metavar).action(ArgAction::Set).overrides_with(key.name).allow_hyphen_values(true)
+        }
+    }
+}
+
+fn given(key: &'static Key, matches: &ArgMatches) -> Vec<(String, String)> {
+    let values = matches.get_many::<String>(key.name).into_iter().flatten();
+    values.map(|value| (key.name.to_owned(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_plan() {
+        let arguments = ["ollama-gate", "-w", "3", "-b", "127.0.0.1:0", "-b", "[::1]:0", "--demo", "--limit", "none"];
+        let command = Command::parse(arguments.map(Into::into).to_vec()).unwrap();
+        let (_, plan) = command.read().unwrap();
+        assert_eq!((plan.workers, plan.bind.len(), plan.demo, plan.limit.len()), (3, 2, true, 0));
+    }
+}

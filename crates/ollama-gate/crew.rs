@@ -1,0 +1,96 @@
+//! What a forked child runs: the place it is for decides.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+
+use gate_config::{EX_CONFIG, EX_SOFTWARE};
+use gate_master::{Announce, Birth, Handed, Kind, Role};
+use gate_worker::Listening;
+
+use crate::logging;
+
+/// A child's word to the master, given once: that it serves, or why not.
+type Word = Rc<RefCell<Option<Announce>>>;
+
+type Ready = Box<dyn FnOnce() -> io::Result<()>>;
+
+/// The whole life of a child; its exit code.
+pub(crate) fn live(birth: Birth) -> u8 {
+    let place = birth.place;
+    logging::name(&place.to_string());
+    let word: Word = Rc::default();
+    let ended = match place.role {
+        Role::Worker => worker(birth, &word),
+        Role::Monitor => monitor(birth, &word),
+        Role::Demo => demo(birth, &word),
+    };
+    let reason = match ended {
+        Ok(code) => return code,
+        Err(reason) => format!("{place}: {reason}"),
+    };
+    if let Some(announce) = word.take() {
+        announce.failed(&reason);
+        return EX_CONFIG;
+    }
+    log::error!("{reason}");
+    EX_SOFTWARE
+}
+
+/// The word as a worker and a monitor want it: something to call when they serve.
+fn ready(word: &Word, announce: Announce) -> Ready {
+    word.replace(Some(announce));
+    let word = Rc::clone(word);
+    Box::new(move || word.take().map_or(Ok(()), Announce::ready))
+}
+
+fn worker(birth: Birth, word: &Word) -> Result<u8, String> {
+    let row = birth.claim();
+    let ready = ready(word, birth.announce);
+    // Opened as the user who started the gate; served as the one it becomes.
+    let journal = gate_worker::open_journal(&birth.plan)?;
+    birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    gate_worker::run(gate_worker::Post {
+        plan: birth.plan,
+        place: birth.place,
+        zone: birth.zone,
+        row,
+        demo: birth.demo,
+        listeners: birth.listeners.into_iter().map(listening).collect(),
+        journal,
+        lifeline: birth.lifeline,
+        ready,
+    })
+}
+
+fn listening(handed: Handed) -> Listening {
+    match handed.kind {
+        Kind::Tcp => Listening::Tcp(handed.socket.into()),
+        Kind::Unix => Listening::Unix(handed.socket.into()),
+    }
+}
+
+fn monitor(birth: Birth, word: &Word) -> Result<u8, String> {
+    let row = birth.claim();
+    let ready = ready(word, birth.announce);
+    birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    gate_monitor::run(gate_monitor::Post { plan: birth.plan, zone: birth.zone, row, demo: birth.demo, ready })
+}
+
+/// The simulated backend, until a signal ends it.
+fn demo(birth: Birth, word: &Word) -> Result<u8, String> {
+    let row = birth.claim();
+    let ready = ready(word, birth.announce);
+    birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    let text = |error: io::Error| error.to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let socket = birth.listeners.into_iter().next().ok_or("no socket for the demo")?;
+        let listener = tokio::net::TcpListener::from_std(socket.socket.into()).map_err(text)?;
+        tokio::task::spawn_local(gate_monitor::keep_beating(Rc::new(row)));
+        ready().map_err(text)?;
+        ollama_sim::serve(listener, ollama_sim::Config::demo(), std::future::pending::<()>()).await.map_err(text)?;
+        Ok(0)
+    })
+}
