@@ -51,7 +51,7 @@ call 422 "Format must be either 'json' or 'text'" -X POST "$base/ollama_generate
 
 echo "# Ollama's own API: which models there are."
 call 200 '"models":[' "$base/api/tags"
-model=$(grep --only-matching --max-count=1 '"name":"[^"]*"' "$answer" | head -1 | cut -d'"' -f4)
+model=$(sed -n 's/^{"models":\[{"name":"\([^"]*\)".*/\1/p' "$answer")
 
 echo '# A stream: a line for each token, and a last one with "done":true.'
 call 200 '"done":true' "$base/api/generate" -d '{"model":"'"$model"'","prompt":"Hello",'"$short"'}'

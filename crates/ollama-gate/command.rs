@@ -7,8 +7,6 @@ use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, ArgMatches};
 use gate_config::{Complaint, Complaints, ENV_PREFIX, KEYS, Key, OLLAMA_HOST, Plan, Repeats, Settings, Source};
 
-use crate::logging;
-
 const ABOUT: &str = "One binary between clients and Ollama: validated requests, exact limits, lossless reloads";
 
 const AFTER_HELP: &str = "Every key can also be set in the TOML file (--config) and by an OLLAMA_GATE_* environment \
@@ -84,7 +82,6 @@ impl Command {
         for (key, old, new) in plan.changes(serving) {
             log::info!("reload: {key} changes from {old:?} to {new:?}");
         }
-        logging::set_level(plan.log_level);
         Ok(plan)
     }
 }

@@ -19,6 +19,7 @@ type Ready = Box<dyn FnOnce() -> io::Result<()>>;
 pub(crate) fn live(birth: Birth) -> u8 {
     let place = birth.place;
     logging::name(&place.to_string());
+    logging::set_level(birth.plan.log_level);
     let word: Word = Rc::default();
     let ended = match place.role {
         Role::Worker => worker(birth, &word),

@@ -62,7 +62,8 @@ fn serve(command: Command, plan: Plan) -> u8 {
     let (words, _) = seed.as_chunks::<8>();
     let seed = [0, 1, 2].map(|index| u64::from_ne_bytes(words[index]));
     let reread = Box::new(move |serving: &Plan| command.reread(serving));
-    match Master::start(Setup { plan, crew: Box::new(crew::live), reread, seed }) {
+    let adopt = Box::new(|plan: &Plan| logging::set_level(plan.log_level));
+    match Master::start(Setup { plan, crew: Box::new(crew::live), reread, adopt, seed }) {
         Ok(master) => master.run(),
         Err(error) => {
             for line in error.to_string().lines() {

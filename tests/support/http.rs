@@ -66,6 +66,8 @@ pub struct Answer {
     pub whole: bool,
     /// The chunks as they were framed; one for a body with a length.
     pub chunks: Vec<Vec<u8>>,
+    /// Statuses of the interim answers that came before it.
+    pub interim: Vec<u16>,
 }
 
 impl Answer {
@@ -92,6 +94,7 @@ impl Answer {
 /// A client's connection.
 pub struct Client {
     reader: BufReader<TcpStream>,
+    interim: Vec<u16>,
 }
 
 impl Client {
@@ -105,7 +108,7 @@ impl Client {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { reader: BufReader::new(socket) })
+        Ok(Self { reader: BufReader::new(socket), interim: Vec::new() })
     }
 
     pub fn socket(&self) -> &TcpStream {
@@ -125,7 +128,8 @@ impl Client {
     /// Reads one answer to a request with this method.
     pub fn answer(&mut self, method: &str) -> io::Result<Answer> {
         let (status, headers) = self.head()?;
-        let mut answer = Answer { status, headers, body: Vec::new(), whole: true, chunks: Vec::new() };
+        let interim = std::mem::take(&mut self.interim);
+        let mut answer = Answer { status, headers, body: Vec::new(), whole: true, chunks: Vec::new(), interim };
         if method == "HEAD" || status == 204 || status == 304 {
             return Ok(answer);
         }
@@ -149,7 +153,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Reads a head; interim answers are skipped.
+    /// Reads a head; those of interim answers are skipped and remembered for the answer.
     pub fn head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
         loop {
             let first = self.line()?;
@@ -164,6 +168,7 @@ impl Client {
             if status >= 200 {
                 return Ok((status, headers));
             }
+            self.interim.push(status);
         }
     }
 
@@ -187,7 +192,11 @@ impl Client {
 
     /// Whether the other side closes, without a further byte.
     pub fn is_closed(&mut self) -> bool {
-        matches!(self.reader.read(&mut [0; 1]), Ok(0) | Err(_))
+        match self.reader.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            // Still open when the patience is over.
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        }
     }
 }
 

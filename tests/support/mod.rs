@@ -78,12 +78,14 @@ pub struct Plan {
     arguments: Vec<String>,
     config: Option<String>,
     environment: Vec<(String, String)>,
+    launcher: Vec<String>,
+    stdin: Stdio,
 }
 
 /// Arguments for a gate; `--bind 127.0.0.1:0` is added unless a bind is among them.
 pub fn gate<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> Plan {
     let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
-    Plan { arguments, config: None, environment: Vec::new() }
+    Plan { arguments, config: None, environment: Vec::new(), launcher: Vec::new(), stdin: Stdio::null() }
 }
 
 impl Plan {
@@ -96,6 +98,18 @@ impl Plan {
     /// Sets a variable for the gate.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has another program become the gate: it is given the gate's command line behind these words, and its pid stays.
+    pub fn launched_by(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// What it reads as its standard input; nothing otherwise.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = stdin.into();
         self
     }
 
@@ -114,8 +128,9 @@ impl Plan {
             arguments.extend(["--bind".into(), "127.0.0.1:0".into()]);
         }
         let log = dir.path("gate.log");
-        let mut command = Command::new(binary());
-        command.args(&arguments).stdin(Stdio::null());
+        let words: Vec<_> = self.launcher.iter().map(Into::into).chain([binary().into_os_string()]).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(&arguments).stdin(self.stdin);
         for name in std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("OLLAMA_")) {
             command.env_remove(name);
         }

@@ -26,8 +26,6 @@ pub(crate) const STREAMS: u32 = 200;
 pub(crate) const CHUNKS: u32 = 100;
 /// Time between two chunks of a stream.
 pub(crate) const PACE: Duration = Duration::from_millis(10);
-/// Chunks a stream makes take a second, so as many waves as a round has seconds.
-const WAVE_SECONDS: u32 = 1;
 /// How long a wave may take: far more than its second, on a machine that cannot keep up.
 const WAVE_MAX: Duration = Duration::from_secs(30);
 
@@ -109,7 +107,8 @@ fn one_round(
     source: &Started,
     (port, server): (u16, Option<&Running>),
 ) -> Result<Round, Complaint> {
-    let waves = (bench.options.seconds / WAVE_SECONDS).max(1);
+    // The chunks of a stream take one second.
+    let waves = bench.options.seconds;
     let mut command = bench.tools.seats.command(Seat::Load, ourselves()?);
     command.args(["chunk-sink", &port.to_string(), &waves.to_string()]);
     let readings = || (server.map(|server| Reading::of(server.started.pid())), Reading::of(source.pid()));
@@ -139,7 +138,7 @@ fn name(kind: Option<Kind>) -> &'static str {
 /// The figures of all ways; delays are beyond those of the direct way.
 pub(crate) fn table(all: &[Found]) -> Table {
     let mut table = Table::new(
-        "Streams: 200 at once, 100 chunks each, 10 ms apart",
+        format!("Streams: {STREAMS} at once, {CHUNKS} chunks each, {} ms apart", PACE.as_millis()),
         &[
             "server",
             "CPU us/chunk",

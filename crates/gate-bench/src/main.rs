@@ -81,6 +81,9 @@ fn compare(options: &Options) -> Result<(), Complaint> {
     let folder = Folder::create()?;
     let gate = match &options.gate {
         _ if !options.wants(Kind::Gate) => Err("not asked for".to_owned()),
+        Some(path) if !path.is_file() => {
+            return Err(Complaint::Usage(format!("--gate {}: no such file", path.display())));
+        }
         Some(path) => Ok(path.clone()),
         None => Ok(build::gate(&folder)?),
     };

@@ -5,14 +5,14 @@ use std::fmt;
 /// A table with a title; the first column is text, the others are set flush right.
 #[derive(Debug)]
 pub(crate) struct Table {
-    title: &'static str,
+    title: String,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table that has only its head.
-    pub(crate) fn new(title: &'static str, head: &[&str]) -> Self {
-        Self { title, rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
+    pub(crate) fn new(title: impl Into<String>, head: &[&str]) -> Self {
+        Self { title: title.into(), rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
     }
 
     /// One row more; cells that it lacks are left empty.

@@ -32,12 +32,22 @@ pub struct Desired {
     pub stop: Option<Stop>,
     /// The number of workers that the target configuration asked for, before TTIN and TTOU.
     configured: u32,
+    /// The same of the configuration to go back to.
+    configured_before: u32,
 }
 
 impl Desired {
     /// The wish of a first start.
     pub fn first(wish: Wish) -> Self {
-        Self { wish, target: 1, fallback: None, reload: Reload::Idle, stop: None, configured: wish.workers }
+        Self {
+            wish,
+            target: 1,
+            fallback: None,
+             reload: Reload::Idle,
+            stop: None,
+            configured: wish.workers,
+            configured_before: wish.workers,
+        }
     }
 
     /// Takes in what has happened.
@@ -45,8 +55,8 @@ impl Desired {
         match event {
             Event::StopAsked(stop) => self.stop_asked(*stop),
             Event::ReloadAsked => self.reload = Reload::Asked,
-            Event::WorkerMoreAsked => self.wish.workers = (self.wish.workers + 1).min(WORKERS_MAX),
-            Event::WorkerFewerAsked => self.wish.workers = (self.wish.workers - 1).max(1),
+            Event::WorkerMoreAsked => self.resize(|workers| (workers + 1).min(WORKERS_MAX)),
+            Event::WorkerFewerAsked => self.resize(|workers| (workers - 1).max(1)),
             Event::Loaded { generation, wish } => self.loaded(*generation, *wish),
             Event::LoadRefused => self.reload = Reload::Idle,
             Event::Committed => self.fallback = None,
@@ -67,10 +77,19 @@ impl Desired {
         self.stop = Some(if self.stop.is_some() { Stop::Quick } else { stop });
     }
 
+    /// The operator's word holds for the configuration to go back to as well.
+    fn resize(&mut self, step: impl Fn(u32) -> u32) {
+        self.wish.workers = step(self.wish.workers);
+        if let Some((_, wish)) = &mut self.fallback {
+            wish.workers = step(wish.workers);
+        }
+    }
+
     /// A number set by TTIN or TTOU outlives a reload unless the configuration itself names another one now.
     fn loaded(&mut self, generation: Generation, wish: Wish) {
         let adjusted = if wish.workers == self.configured { self.wish.workers } else { wish.workers };
-        self.fallback = Some((self.target, Wish { workers: self.wish.workers, ..self.wish }));
+        self.fallback = Some((self.target, self.wish));
+        self.configured_before = self.configured;
         self.configured = wish.workers;
         self.wish = Wish { workers: adjusted, ..wish };
         self.target = generation;
@@ -81,7 +100,7 @@ impl Desired {
         if let Some((generation, wish)) = self.fallback.take() {
             self.target = generation;
             self.wish = wish;
-            self.configured = wish.workers;
+            self.configured = self.configured_before;
         }
     }
 

@@ -27,6 +27,9 @@ pub type Crew = Box<dyn Fn(Birth) -> u8>;
 /// Reads the configuration again; the plan in service is given to say what a reload cannot change.
 pub type Reread = Box<dyn Fn(&Plan) -> Result<Plan, String>>;
 
+/// Takes over what the master's own process needs of a configuration: called when it has been rolled out.
+pub type Adopt = Box<dyn Fn(&Plan)>;
+
 /// One configuration that is in service, or on its way.
 struct Loaded {
     generation: Generation,
@@ -39,6 +42,7 @@ struct Loaded {
 pub(crate) struct Hands {
     crew: Crew,
     reread: Reread,
+    adopt: Adopt,
     zone: Zone,
     /// Keeps the zone's memory file open, for whoever takes it over.
     _memory: SharedWords,
@@ -61,17 +65,22 @@ pub(crate) enum Outcome {
 
 impl Hands {
     /// Binds the sockets and makes the zone of a first start.
-    pub(crate) fn open(plan: Plan, crew: Crew, reread: Reread, seed: [u64; 2]) -> Result<Self, StartError> {
+    pub(crate) fn open(
+        plan: Plan,
+        (crew, reread, adopt): (Crew, Reread, Adopt),
+        seed: [u64; 2],
+    ) -> Result<Self, StartError> {
         let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Zone)?;
         let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Zone)?)) } else { None };
-        let loaded = Loaded::new(plan, 1, None).map_err(StartError::Load)?;
-        zone.assign_windows(&loaded.plan.windows(), &[])
+        zone.assign_windows(&plan.windows(), &[])
             .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
         let lifeline = process::pipe().map_err(StartError::Zone)?;
-        let current = Some(loaded);
+        // Last: what fails after it would have to take the files of unix sockets away again.
+        let current = Some(Loaded::new(plan, 1, None).map_err(StartError::Load)?);
         Ok(Self {
             crew,
             reread,
+            adopt,
             zone,
             _memory: memory,
             current,
@@ -117,6 +126,8 @@ impl Hands {
             Ok(loaded) => {
                 let event = Event::Loaded { generation: loaded.generation, wish: wish(&loaded.plan) };
                 log::info!("reload: generation {} is checked and bound, rolling it out", loaded.generation);
+                let held = self.current.iter().flat_map(|current| loaded.sockets.addresses_beyond(&current.sockets));
+                held.for_each(|address| log::info!("listening on {address}"));
                 self.before = self.current.replace(loaded);
                 event
             }
@@ -213,9 +224,8 @@ impl Hands {
         if let Some(process) = seen.processes.iter().find(|process| process.pid == pid) {
             report(process.place, pid, order, why);
             if why == Why::Surplus
-                && let Some(loaded) = &mut self.current
+                && let Some(loaded) = &self.current
             {
-                // From here on only the worker itself holds its own socket, and empties it before it closes it.
                 loaded.sockets.shrink(process.place.slot);
             }
         }
@@ -234,6 +244,7 @@ impl Hands {
     fn commit(&mut self) -> Event {
         if let Some(current) = &self.current {
             self.zone.tell_generation(current.generation);
+            (self.adopt)(&current.plan);
             if let Some(before) = self.before.take() {
                 before.sockets.retire(Some(&current.sockets));
             }

@@ -28,7 +28,7 @@ use gate_sys::signals::Signals;
 pub use crate::birth::{Announce, Birth, Handed};
 use crate::desired::Desired;
 use crate::event::{Event, Ms};
-pub use crate::hands::{Cause, Crew, Refused, Reread};
+pub use crate::hands::{Adopt, Cause, Crew, Refused, Reread};
 use crate::hands::{Hands, Outcome};
 use crate::observed::Observed;
 use crate::reconcile::reconcile;
@@ -89,6 +89,8 @@ pub struct Setup {
     pub crew: Crew,
     /// How to read the configuration again.
     pub reread: Reread,
+    /// What the master itself takes from a configuration once it serves.
+    pub adopt: Adopt,
     /// Random numbers: two for the zone's hash, one for jitter.
     pub seed: [u64; 3],
 }
@@ -110,13 +112,13 @@ impl Master {
     /// # Errors
     /// See [`StartError`]. Nothing has been forked then.
     pub fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { plan, crew, reread, seed: [low, high, dice] } = setup;
+        let Setup { plan, crew, reread, adopt, seed: [low, high, dice] } = setup;
         let signals = Signals::open().map_err(StartError::Zone)?;
         let pidfile = match &plan.pid {
             Some(path) => Some(PidFile::claim(path).map_err(|error| StartError::PidFile(path.clone(), error))?),
             None => None,
         };
-        let hands = Hands::open(plan, crew, reread, [low, high])?;
+        let hands = Hands::open(plan, (crew, reread, adopt), [low, high])?;
         for address in hands.addresses() {
             log::info!("listening on {address}");
         }

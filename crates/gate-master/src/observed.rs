@@ -17,7 +17,7 @@ const BACKOFF_FIRST_MS: Ms = 100;
 /// Longest pause: an operator who mends the cause does not wait longer than this for the next try.
 const BACKOFF_MAX_MS: Ms = 30_000;
 
-/// How long a process may take to leave after QUIT, or to write its core after ABRT.
+/// How long a process may take to leave after QUIT or before it was ready, or to write its core after ABRT.
 const LAST_WORDS_MS: Ms = 1_000;
 
 /// The master gives its children this much beyond the graceful timeout, which they keep themselves.
@@ -231,11 +231,20 @@ impl Observed {
     }
 
     fn ready(&mut self, pid: Pid, now: Ms) {
+        let grace = self.graceful_ms + GRACE_MARGIN_MS;
         let Some(process) = self.process(pid) else { return };
-        if let State::Starting { .. } = process.state {
-            process.state = State::Ready;
-            process.ready_at = Some(now);
-            process.beat_at = now;
+        match process.state {
+            State::Starting { .. } => {
+                process.state = State::Ready;
+                process.ready_at = Some(now);
+                process.beat_at = now;
+            }
+            // It may have taken requests before the order came.
+            State::Draining { .. } if process.ready_at.is_none() => {
+                process.state = State::Draining { kill_at: now + grace };
+                process.ready_at = Some(now);
+            }
+            State::Ready | State::Draining { .. } | State::Leaving { .. } | State::Killed => {}
         }
     }
 
@@ -243,6 +252,8 @@ impl Observed {
         let grace = self.graceful_ms + GRACE_MARGIN_MS;
         let Some(process) = self.process(pid) else { return };
         process.state = match order {
+            // What has not said that it serves has nothing to finish, and may hang.
+            Order::Drain if process.ready_at.is_none() => State::Draining { kill_at: now + LAST_WORDS_MS },
             Order::Drain => State::Draining { kill_at: now + grace },
             Order::Quit | Order::Abort => State::Leaving { kill_at: now + LAST_WORDS_MS },
             Order::Kill => State::Killed,

@@ -1,6 +1,7 @@
 //! The listening sockets of a configuration. They live in the master, and pass from one configuration to the next when
 //! both name the same address, so that no queue of waiting clients is ever dropped by a reload.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
@@ -43,8 +44,26 @@ impl std::fmt::Display for BindError {
 struct Bound {
     /// As configured: port 0 stays 0 here, so that a reload finds it again.
     wanted: Address,
-    /// One, or one for each slot so far.
+    /// One, or one for each slot so far. Those of slots that went away stay: the kernel knows them by their place here.
     listeners: Vec<Rc<Listener>>,
+    /// How many slots new connections go to: the same for all configurations that share the sockets.
+    steered: Rc<Cell<u32>>,
+}
+
+impl Bound {
+    fn new(wanted: Address, listener: Listener) -> Self {
+        Self { wanted, listeners: vec![Rc::new(listener)], steered: Rc::new(Cell::new(0)) }
+    }
+
+    /// Without the kernel's help connections are spread by its own hash over all sockets, and a slot that goes away may
+    /// lose some.
+    fn steer(&self, slots: u32) {
+        if self.steered.replace(slots) != slots
+            && let Err(error) = self.listeners[0].steer(slots)
+        {
+            log::warn!("cannot steer connections to {} workers of {}: {error}", slots, self.wanted);
+        }
+    }
 }
 
 /// The sockets of one configuration.
@@ -67,26 +86,30 @@ impl Sockets {
         held: Option<&Self>,
     ) -> Result<Self, Vec<BindError>> {
         let mut errors = Vec::new();
-        let mut bound = Vec::new();
+        let mut bound: Vec<Bound> = Vec::new();
         for address in wanted {
             if let Some(known) = held.and_then(|held| held.bound.iter().find(|bound| bound.wanted == *address)) {
                 bound.push(known.clone());
                 continue;
             }
             match Listener::bind(address, backlog) {
-                Ok(listener) => bound.push(Bound { wanted: address.clone(), listeners: vec![Rc::new(listener)] }),
+                Ok(listener) => bound.push(Bound::new(address.clone(), listener)),
                 Err(error) => errors.push(BindError { address: address.clone(), error }),
             }
         }
-        if errors.is_empty() { Ok(Self { mode, backlog, bound }) } else { Err(errors) }
+        let sockets = Self { mode, backlog, bound };
+        if errors.is_empty() {
+            return Ok(sockets);
+        }
+        sockets.retire(held);
+        Err(errors)
     }
 
-    /// The sockets that the worker in `slot` accepts from.
+    /// The sockets that the worker in `slot` accepts from. New connections come to them from here on.
     ///
     /// # Errors
     /// A further socket of a slot's own cannot be bound.
     pub(crate) fn of_slot(&mut self, slot: u32) -> io::Result<Vec<Rc<Listener>>> {
-        let slot = slot as usize;
         let mut sockets = Vec::with_capacity(self.bound.len());
         for bound in &mut self.bound {
             let own = self.mode == Mode::PerWorker && matches!(bound.listeners[0].address(), Address::Tcp(_));
@@ -94,22 +117,28 @@ impl Sockets {
                 sockets.push(Rc::clone(&bound.listeners[0]));
                 continue;
             }
-            while bound.listeners.len() <= slot {
+            while bound.listeners.len() <= slot as usize {
                 let sibling = bound.listeners[0].sibling(self.backlog)?;
                 bound.listeners.push(Rc::new(sibling));
             }
-            sockets.push(Rc::clone(&bound.listeners[slot]));
+            bound.steer(bound.steered.get().max(slot + 1));
+            sockets.push(Rc::clone(&bound.listeners[slot as usize]));
         }
         Ok(sockets)
     }
 
-    /// Lets go of the sockets of slots from `workers` up. A worker that still holds one empties its queue.
-    pub(crate) fn shrink(&mut self, workers: u32) {
-        if self.mode == Mode::PerWorker {
-            for bound in &mut self.bound {
-                bound.listeners.truncate((workers as usize).max(1));
-            }
+    /// Keeps new connections away from the sockets of slots from `workers` up. What has come there before is for the
+    /// worker that leaves.
+    pub(crate) fn shrink(&self, workers: u32) {
+        for bound in self.bound.iter().filter(|bound| bound.steered.get() > workers) {
+            bound.steer(workers.max(1));
         }
+    }
+
+    /// Those addresses that `other` does not have, with the ports that the kernel chose.
+    pub(crate) fn addresses_beyond(&self, other: &Self) -> Vec<String> {
+        let is_new = |bound: &&Bound| !other.bound.iter().any(|other| other.wanted == bound.wanted);
+        self.bound.iter().filter(is_new).map(|bound| bound.listeners[0].address().to_string()).collect()
     }
 
     /// The addresses listened on, with the ports that the kernel chose.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -119,6 +119,34 @@ impl Listener {
         Ok(self.socket.try_clone()?.into())
     }
 
+    /// Spreads new connections evenly over the first `sockets` of this address's sockets, in the order in which they
+    /// were bound; without it, over all. Connections that wait already stay where they are.
+    ///
+    /// # Errors
+    /// A kernel that does not let us; a socket that is not TCP or not ours.
+    pub fn steer(&self, sockets: u32) -> io::Result<()> {
+        // BPF of the classic kind: A = a random number; A %= sockets; return A, the socket's place in its group.
+        const LOAD_WORD: u16 = 0x20;
+        const MODULO: u16 = 0x94;
+        const RETURN_A: u16 = 0x16;
+        const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
+        let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+        let mut steps = [step(LOAD_WORD, RANDOM), step(MODULO, sockets.max(1)), step(RETURN_A, 0)];
+        let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+        // SAFETY: the kernel copies the program before it returns; `program` and the steps it points to live until
+        // then, and the length given is that of `program`.
+        let done = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_CBPF,
+                (&raw const program).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Removes the file of a unix socket that we made. The socket itself closes with its last holder.
     ///
     /// # Errors
@@ -164,10 +192,14 @@ fn adopt(number: u32) -> io::Result<Listener> {
     if !std::fs::exists(format!("/proc/self/fd/{raw}"))? {
         return Err(wrong("no such descriptor is open".into()));
     }
-    // SAFETY: the descriptor is open (just checked) and was left to us by whoever started this process: the operator
-    // names it in the configuration. Two `fd://` entries with one number would own it twice; the configuration refuses
-    // that. If the number is one of our own, the operator has named a descriptor that was not handed over, which
-    // the checks below catch unless it listens.
+    // SAFETY: the descriptor is open (just checked), and no other thread is there to close it meanwhile.
+    let flags = fcntl(unsafe { BorrowedFd::borrow_raw(raw) }, FcntlArg::F_GETFD)?;
+    if FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC) {
+        return Err(wrong("no such descriptor was handed over".into()));
+    }
+    // SAFETY: the descriptor is open, and nobody else in this process owns it: all that we open ourselves closes on
+    // exec, as does what was adopted before, and this one does not. Whoever started this process left it to us: the
+    // operator names it in the configuration.
     let owned = unsafe { OwnedFd::from_raw_fd(raw) };
     fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     let socket = Socket::from(owned);
@@ -220,6 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn connections_go_to_the_sockets_they_are_steered_to() {
+        let first = Listener::bind(&loopback(0), 64).unwrap();
+        let others: Vec<Listener> = (0..3).map(|_| first.sibling(64).unwrap()).collect();
+        let waiting = |listener: &Listener| std::iter::from_fn(|| listener.socket.accept().ok()).count();
+        let check = |sockets: u32, counts: fn(usize, usize, usize) -> bool| {
+            first.steer(sockets).unwrap();
+            let address = (std::net::Ipv4Addr::LOCALHOST, port(&first));
+            let clients: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            let got = [waiting(&first), waiting(&others[0]), waiting(&others[1]) + waiting(&others[2])];
+            assert_eq!(got.iter().sum::<usize>(), clients.len());
+            assert!(counts(got[0], got[1], got[2]), "{sockets}: {got:?}");
+        };
+        check(1, |first, second, rest| first == 40 && second + rest == 0);
+        check(2, |first, second, rest| first > 0 && second > 0 && rest == 0);
+        check(4, |_, _, rest| rest > 0);
+    }
+
+    #[test]
     fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
         let path = std::env::temp_dir().join(format!("gate-listen-{}.sock", std::process::id()));
         let address = Address::Unix(path.clone());
@@ -232,11 +282,19 @@ mod tests {
 
     #[test]
     fn only_a_listening_socket_is_adopted() {
-        let listening = TcpListener::bind("127.0.0.1:0").unwrap().into_raw_fd().unsigned_abs();
-        assert_eq!(Listener::bind(&Address::Inherited(listening), 16).unwrap().kind(), Kind::Tcp);
-        let file = std::fs::File::open("/dev/null").unwrap().into_raw_fd().unsigned_abs();
-        let refused = Listener::bind(&Address::Inherited(file), 16).unwrap_err();
-        assert_eq!(refused.to_string(), "not a listening socket");
+        let handed = |fd: OwnedFd| {
+            fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+            Address::Inherited(fd.into_raw_fd().unsigned_abs())
+        };
+        let listening = handed(TcpListener::bind("127.0.0.1:0").unwrap().into());
+        let adopted = Listener::bind(&listening, 16).unwrap();
+        assert_eq!(adopted.kind(), Kind::Tcp);
+        assert!(Listener::bind(&listening, 16).is_err(), "it is adopted already");
+        let file = handed(std::fs::File::open("/dev/null").unwrap().into());
+        assert_eq!(Listener::bind(&file, 16).unwrap_err().to_string(), "not a listening socket");
+        let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        let number = Address::Inherited(own.as_raw_fd().unsigned_abs());
+        assert_eq!(Listener::bind(&number, 16).unwrap_err().to_string(), "no such descriptor was handed over");
         assert!(Listener::bind(&Address::Inherited(60_000), 16).is_err());
     }
 }

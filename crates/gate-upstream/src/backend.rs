@@ -1,8 +1,10 @@
 //! One backend: where it is, how to ask it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use gate_zone::OwnRow;
 use gate_zone::Probe;
 use gate_zone::layout::row;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode, response};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, response};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -53,6 +55,7 @@ pub struct Backend {
     /// For the Host field: a loopback Ollama answers 403 to a public name.
     authority: HeaderValue,
     prefix: String,
+    targets: RefCell<Vec<(&'static str, Uri)>>,
     timeouts: Timeouts,
     pool: Rc<Pool>,
     row: Rc<OwnRow>,
@@ -72,7 +75,7 @@ impl Backend {
         let target = authority.parse().map_or_else(|_| Target::Name(authority.to_owned()), Target::Address);
         // What cannot be a header cannot be looked up either, and fails there with its name.
         let authority = HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("backend"));
-        Self { target, authority, prefix: prefix.to_owned(), timeouts, pool: Rc::default(), row }
+        Self { target, authority, prefix: prefix.to_owned(), targets: RefCell::default(), timeouts, pool: Rc::default(), row }
     }
 
     /// Sends a request and waits for the head of the answer. `fields` go along; Host is set here.
@@ -85,15 +88,12 @@ impl Backend {
     pub async fn send(
         &self,
         method: Method,
-        path: &str,
+        path: &'static str,
         fields: HeaderMap,
         body: Bytes,
     ) -> Result<Exchange, Rejection> {
         let mut request = self.request(method, path, fields, body)?;
         while let Some(mut conn) = self.pool.take(Instant::now()) {
-            if conn.sender.ready().await.is_err() {
-                continue;
-            }
             match self.ask(&mut conn, request).await? {
                 Asked::Answered(answer) => {
                     self.row.add_one(row::BACKEND_REUSED);
@@ -113,25 +113,38 @@ impl Backend {
     fn request(
         &self,
         method: Method,
-        path: &str,
+        path: &'static str,
         fields: HeaderMap,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, Rejection> {
-        let target = if self.prefix.is_empty() { path.to_owned() } else { format!("{}{path}", self.prefix) };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = target.parse().map_err(|error| {
-            log::error!("cannot ask the backend for {target:?}: {error}");
-            Rejection::Internal
-        })?;
+        *request.uri_mut() = self.target_of(path)?;
         *request.headers_mut() = fields;
         request.headers_mut().insert(HOST, self.authority.clone());
         Ok(request)
     }
 
+    /// The request target for `path`, parsed once: there are a handful.
+    fn target_of(&self, path: &'static str) -> Result<Uri, Rejection> {
+        let mut known = self.targets.borrow_mut();
+        if let Some((_, target)) = known.iter().find(|(known, _)| *known == path) {
+            return Ok(target.clone());
+        }
+        let text = format!("{}{path}", self.prefix);
+        let target: Uri = text.parse().map_err(|error| {
+            log::error!("cannot ask the backend for {text:?}: {error}");
+            Rejection::Internal
+        })?;
+        known.push((path, target.clone()));
+        Ok(target)
+    }
+
     async fn ask(&self, conn: &mut Conn, request: Request<Full<Bytes>>) -> Result<Asked, Rejection> {
         let after = self.timeouts.first_byte;
-        match timeout(after, conn.sender.try_send_request(request)).await {
+        let mut answer = pin!(conn.sender.try_send_request(request));
+        let answered = std::future::poll_fn(|cx| conn.poll_with(cx, |cx| answer.as_mut().poll(cx)));
+        match timeout(after, answered).await {
             Err(_) => Err(Rejection::BackendTimeout { phase: Phase::FirstByte, after }),
             Ok(Ok(answer)) => Ok(Asked::Answered(Box::new(answer))),
             Ok(Err(mut failed)) => match failed.take_message() {
@@ -154,16 +167,10 @@ impl Backend {
             Ok(Ok(stream)) => stream,
         };
         let mut builder = http1::Builder::new();
-        builder.max_headers(FIELDS_MAX).max_buf_size(BUFFER_MAX);
+        builder.max_headers(FIELDS_MAX).max_buf_size(BUFFER_MAX).writev(false);
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
-        let task = tokio::task::spawn_local(async move {
-            // Its failures reach whoever waits for the answer.
-            if let Err(error) = connection.await {
-                log::debug!("a connection to the backend ended: {error}");
-            }
-        });
-        Ok(Conn { sender, task: task.abort_handle() })
+        Ok(Conn::new(sender, connection))
     }
 
     async fn dial(&self) -> io::Result<TcpStream> {

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::pool::{Conn, Pool};
+use crate::within::within;
 
 /// The body of a backend's answer. Dropped at its end, it gives the connection back; dropped earlier, it closes it.
 pub struct UpstreamBody {
@@ -50,7 +51,7 @@ impl UpstreamBody {
         let mut first: Option<Bytes> = None;
         let mut more = BytesMut::new();
         loop {
-            let frame = tokio::time::timeout(pause, self.frame()).await.map_err(|_| ReadFailed::Pause)?;
+            let frame = within(pause, self.frame()).await.map_err(|_| ReadFailed::Pause)?;
             let Some(frame) = frame else { break };
             let Ok(data) = frame.map_err(ReadFailed::Cut)?.into_data() else { continue };
             let held = first.as_ref().map_or(0, Bytes::len) + more.len();
@@ -79,9 +80,11 @@ impl Body for UpstreamBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Self { incoming, conn, end, .. } = &mut *self;
+        let Some(conn) = conn else { return Poll::Ready(None) };
+        let polled = conn.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx));
         if let Poll::Ready(None) = polled {
-            self.end = End::Seen;
+            *end = End::Seen;
         }
         polled
     }

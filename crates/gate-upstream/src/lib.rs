@@ -11,7 +11,9 @@ mod backend;
 mod body;
 mod models;
 mod pool;
+mod within;
 
 pub use crate::backend::{Backend, Exchange, Timeouts};
 pub use crate::body::{ReadFailed, UpstreamBody};
 pub use crate::models::NewestModel;
+pub use crate::within::within;

@@ -1,6 +1,7 @@
 //! Which model answers when nobody names one: the newest that the backend lists.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The newest model by `modified_at`, asked for when first needed.
 #[derive(Default)]
 pub struct NewestModel {
-    known: RefCell<Option<(Instant, String)>>,
+    known: RefCell<Option<(Instant, Rc<str>)>>,
     /// Held by the one request that asks, so that the others wait for its answer instead of asking too.
     asking: Mutex<()>,
 }
@@ -49,7 +50,7 @@ impl NewestModel {
     ///
     /// # Errors
     /// [`Rejection::NoModel`] when the list is empty, or what the backend failed with.
-    pub async fn name(&self, backend: &Backend) -> Result<String, Rejection> {
+    pub async fn name(&self, backend: &Backend) -> Result<Rc<str>, Rejection> {
         if let Some(name) = self.fresh() {
             return Ok(name);
         }
@@ -57,18 +58,18 @@ impl NewestModel {
         if let Some(name) = self.fresh() {
             return Ok(name);
         }
-        let name = newest(&list(backend).await?).ok_or(Rejection::NoModel)?;
-        let before = self.known.replace(Some((Instant::now(), name.clone())));
+        let name: Rc<str> = newest(&list(backend).await?).ok_or(Rejection::NoModel)?.into();
+        let before = self.known.replace(Some((Instant::now(), Rc::clone(&name))));
         if before.is_none_or(|(_, old)| old != name) {
             log::info!("requests that name no model go to {name}, the newest that {backend} lists");
         }
         Ok(name)
     }
 
-    fn fresh(&self) -> Option<String> {
+    fn fresh(&self) -> Option<Rc<str>> {
         let known = self.known.borrow();
         let (asked_at, name) = known.as_ref()?;
-        (asked_at.elapsed() < FRESH_FOR).then(|| name.clone())
+        (asked_at.elapsed() < FRESH_FOR).then(|| Rc::clone(name))
     }
 }
 

@@ -18,7 +18,7 @@ use gate_zone::layout::row;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::gate::Gate;
 use crate::pipeline;
@@ -41,11 +41,21 @@ const ABOVE_CONNECTIONS: u64 = 8;
 /// without a pause the loop would spin.
 const SCARCE_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a worker with a socket of its own takes connections after it was told to leave. New ones are steered away by
+/// then; one that was beginning becomes a connection within a round trip, and this is the slowest of those.
+const HANDSHAKE_LINGER: Duration = Duration::from_millis(300);
+
 /// Connections taken from the queue at once when draining begins: as many as a queue holds by default.
 const SWEEP_MAX: usize = 2_048;
 
 /// Room for fields in hyper beyond the gate's own cap, so that the gate answers first.
 const FIELDS_BEYOND: usize = 8;
+
+/// What hyper holds of a connection's input and output at most: its own default, unless the operator's heads are larger.
+const BUFFER_MAX: usize = 408 * 1024;
+
+/// Room in hyper for a head beyond the gate's own cap, so that the gate answers first.
+const HEAD_BEYOND: usize = 1024;
 
 /// A listening socket in this worker's runtime.
 pub(crate) enum Source {
@@ -127,6 +137,15 @@ pub(crate) async fn accept_all(gate: Rc<Gate>, source: Source) {
             },
         }
     }
+    if gate.plan.reuse_port {
+        let until = Instant::now() + HANDSHAKE_LINGER;
+        while let Ok(accepted) = timeout_at(until, std::future::poll_fn(|cx| source.poll_accept(cx))).await {
+            match accepted {
+                Ok((socket, line)) => serve(&gate, socket, line),
+                Err(error) => failed(&error).await,
+            }
+        }
+    }
     // Clients in the queue have been told by the kernel that they are connected.
     for _ in 0..SWEEP_MAX {
         let Some((socket, line)) = source.waiting().await else { break };
@@ -163,8 +182,10 @@ fn serve(gate: &Rc<Gate>, socket: Socket, line: Rc<Line>) {
             let answered = pipeline::handle(Rc::clone(&gate), Rc::clone(&line), request);
             async { Ok::<_, Infallible>(answered.await) }
         });
-        let connection =
-            http1::Builder::new().max_headers(gate.plan.max_fields + FIELDS_BEYOND).serve_connection(wire, service);
+        let connection = http1::Builder::new()
+            .max_headers(gate.plan.max_fields + FIELDS_BEYOND)
+            .max_buf_size(BUFFER_MAX.max(gate.plan.max_head + HEAD_BEYOND))
+            .serve_connection(wire, service);
         if let Err(error) = connection.await {
             log::debug!("a client's connection ended: {error}");
         }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use gate_api::rejection::{Breakage, Phase};
 use gate_api::{Rejection, Route, article};
-use gate_limit::Client;
 use gate_upstream::{Exchange, ReadFailed};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::outbound::{Answering, Content};
+use crate::pipeline::Caller;
 
 /// Longest text of a backend's error that is repeated to a client.
 const ERROR_TEXT_MAX: usize = 4096;
@@ -21,7 +21,7 @@ const ERROR_TEXT_MAX: usize = 4096;
 /// Asks for an article's answer: `{"response": …}`, made from the backend's whole answer.
 pub(crate) async fn article(
     gate: &Gate,
-    client: &Client,
+    client: &Caller,
     body: Bytes,
     ledger: &mut Ledger,
 ) -> Result<Vec<u8>, Rejection> {
@@ -41,7 +41,7 @@ pub(crate) async fn article(
 /// Hands a call of Ollama's own API on, body unchanged, and its answer back.
 pub(crate) async fn native(
     gate: &Rc<Gate>,
-    client: &Client,
+    client: &Caller,
     (route, body): (&Route, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
@@ -52,7 +52,7 @@ pub(crate) async fn native(
 /// Asks one of the routes that only read.
 pub(crate) async fn read(
     gate: &Gate,
-    client: &Client,
+    client: &Caller,
     route: &Route,
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
@@ -73,8 +73,8 @@ fn path(route: &Route) -> &'static str {
 
 async fn ask(
     gate: &Gate,
-    client: &Client,
-    (method, path, body): (Method, &str, Bytes),
+    client: &Caller,
+    (method, path, body): (Method, &'static str, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Exchange, Rejection> {
     let asked = Instant::now();
@@ -84,15 +84,13 @@ async fn ask(
 }
 
 /// What the backend is told besides the body. Nothing of the client's own: no credentials, no cookies, no Origin.
-fn fields(client: &Client) -> HeaderMap {
+fn fields(client: &Caller) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(5);
     let json = HeaderValue::from_static("application/json");
     fields.insert(ACCEPT, json.clone());
     fields.insert(CONTENT_TYPE, json);
     // So that a further gate behind this one can tell clients apart.
-    if let Ok(client) = HeaderValue::try_from(client.addr().to_string()) {
-        fields.insert("x-forwarded-for", client);
-    }
+    fields.insert("x-forwarded-for", client.text.clone());
     fields
 }
 

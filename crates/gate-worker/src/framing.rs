@@ -14,6 +14,7 @@ mod head;
 pub(crate) use head::Caps;
 
 use chunks::Chunks;
+use head::TARGET_MAX;
 
 /// What may be released of the bytes at hand.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(crate) enum Framing {
 
 impl Framer {
     pub(crate) fn new(caps: Caps) -> Self {
+        let caps = Caps { target: caps.target.min(TARGET_MAX), ..caps };
         Self { caps, at: At::Head { searched: 0 } }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Gate {
     pub(crate) admission: Admission,
     pub(crate) flood: Option<Flood>,
     pub(crate) backend: Backend,
+    /// The model of the article's routes, when the operator names one.
+    pub(crate) model: Option<Rc<str>>,
     pub(crate) newest: NewestModel,
     pub(crate) journal: Option<Journal>,
     pub(crate) clock: LogClock,

@@ -9,6 +9,8 @@ use std::time::Duration;
 use gate_api::Fault;
 use gate_config::AccessLogFormat;
 use gate_zone::layout::row;
+use http::header::{HeaderValue, REFERER, USER_AGENT};
+use http::{Method, Uri};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -35,25 +37,35 @@ pub(crate) struct Ledger {
     gate: Rc<Gate>,
     line: Rc<Line>,
     opened: Instant,
-    record: Option<Box<Record>>,
+    record: Option<Record>,
     status: u16,
     bytes: u64,
     outcome: Option<Outcome>,
     refusal: Option<String>,
+    wants: Wants,
     logged: Logged,
 }
 
-/// What only the access log wants to know.
-#[derive(Debug, Default)]
+/// What only the access log wants to know: handles of what the request holds anyway, made text when the line is written.
+#[derive(Debug)]
 struct Record {
-    client: String,
-    method: String,
-    target: String,
-    referer: String,
-    agent: String,
+    client: Option<HeaderValue>,
+    method: Method,
+    uri: Uri,
+    referer: Option<HeaderValue>,
+    agent: Option<HeaderValue>,
     route: &'static str,
-    model: Option<String>,
+    model: Option<Rc<str>>,
     upstream: Option<Duration>,
+}
+
+/// What of the answer the client reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wants {
+    /// All of it.
+    Body,
+    /// Its head: the request is HEAD.
+    Head,
 }
 
 /// Whether the request gets a line.
@@ -70,16 +82,15 @@ impl Ledger {
     pub(crate) fn open(gate: &Rc<Gate>, line: &Rc<Line>, head: &http::request::Parts) -> Self {
         gate.row.add_one(row::STARTED);
         line.begin();
-        let field = |name| head.headers.get(name).map_or(String::new(), |value| text(value.as_bytes()));
-        let record = gate.journal.as_ref().map(|_| {
-            let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-            Box::new(Record {
-                method: text(head.method.as_str().as_bytes()),
-                target: text(target.as_bytes()),
-                referer: field(http::header::REFERER),
-                agent: field(http::header::USER_AGENT),
-                ..Record::default()
-            })
+        let record = gate.journal.as_ref().map(|_| Record {
+            client: None,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            referer: head.headers.get(REFERER).cloned(),
+            agent: head.headers.get(USER_AGENT).cloned(),
+            route: "",
+            model: None,
+            upstream: None,
         });
         Self {
             gate: Rc::clone(gate),
@@ -90,14 +101,15 @@ impl Ledger {
             bytes: 0,
             outcome: None,
             refusal: None,
+            wants: if head.method == Method::HEAD { Wants::Head } else { Wants::Body },
             logged: Logged::Yes,
         }
     }
 
-    /// Says whose request it is, and of which route.
-    pub(crate) fn identify(&mut self, client: &gate_limit::Client) {
+    /// Says whose request it is.
+    pub(crate) fn identify(&mut self, client: &HeaderValue) {
         if let Some(record) = &mut self.record {
-            record.client = client.addr().to_string();
+            record.client = Some(client.clone());
         }
     }
 
@@ -110,9 +122,9 @@ impl Ledger {
     }
 
     /// Says which model it asks for.
-    pub(crate) fn model(&mut self, name: &str) {
+    pub(crate) fn model(&mut self, name: &Rc<str>) {
         if let Some(record) = &mut self.record {
-            record.model = Some(text(name.as_bytes()));
+            record.model = Some(Rc::clone(name));
         }
     }
 
@@ -123,6 +135,11 @@ impl Ledger {
         }
     }
 
+    /// What of the answer the client reads.
+    pub(crate) fn wants(&self) -> Wants {
+        self.wants
+    }
+
     /// Says what status goes out.
     pub(crate) fn status(&mut self, status: u16) {
         self.status = status;
@@ -131,7 +148,7 @@ impl Ledger {
     /// Says why it was refused.
     pub(crate) fn refused(&mut self, fault: Fault, why: &str) {
         self.outcome = Some(Outcome::Refused(fault));
-        self.refusal = Some(text(why.as_bytes()));
+        self.refusal = Some(text(why.as_bytes()).into_owned());
     }
 
     /// Counts bytes of the answer's body.
@@ -166,11 +183,11 @@ impl Drop for Ledger {
 impl Ledger {
     fn json(&self, record: &Record, took: Duration, out: &mut Vec<u8>) {
         let mut object = Json::begin(out);
-        object.text("time", &self.gate.clock.rfc3339());
-        object.text("client", &record.client);
-        object.text("method", &record.method);
-        object.text("target", &record.target);
-        object.text("route", record.route);
+        self.gate.clock.show(|made| object.plain("time", &made.rfc3339));
+        object.text("client", bytes_of(record.client.as_ref()));
+        object.text("method", record.method.as_str().as_bytes());
+        object.text("target", target(&record.uri));
+        object.plain("route", record.route);
         object.number("status", u64::from(self.status));
         object.number("bytes", self.bytes);
         object.millis("ms", took);
@@ -178,38 +195,51 @@ impl Ledger {
             object.millis("upstream_ms", upstream);
         }
         if let Some(model) = &record.model {
-            object.text("model", model);
+            object.text("model", model.as_bytes());
+        }
+        if let Some(agent) = &record.agent {
+            object.text("agent", agent.as_bytes());
         }
         object.number("worker", u64::from(self.gate.place.slot) + 1);
         match self.outcome {
             Some(Outcome::Done) => {}
             Some(Outcome::Refused(fault)) => {
-                object.text("fault", fault_name(fault));
-                object.text("reason", self.refusal.as_deref().unwrap_or_default());
+                object.plain("fault", fault_name(fault));
+                object.text("reason", self.refusal.as_deref().unwrap_or_default().as_bytes());
             }
-            None => object.text("fault", "client left"),
+            None => object.plain("fault", "client left"),
         }
         object.end();
     }
 
     /// Apache's and nginx's combined format.
     fn combined(&self, record: &Record, out: &mut Vec<u8>) {
-        let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { quoted(text) };
-        // A Vec takes any number of bytes.
-        let written = writeln!(
-            out,
-            "{} - - [{}] \"{} {} HTTP/1.1\" {} {} \"{}\" \"{}\"",
-            dash(&record.client),
-            self.gate.clock.clf(),
-            quoted(&record.method),
-            quoted(&record.target),
-            self.status,
-            self.bytes,
-            dash(&record.referer),
-            dash(&record.agent),
-        );
+        let dash = |value: Option<&HeaderValue>| value.map_or("-".to_owned(), |value| quoted(value.as_bytes()));
+        let written = self.gate.clock.show(|made| {
+            writeln!(
+                out,
+                "{} - - [{}] \"{} {} HTTP/1.1\" {} {} \"{}\" \"{}\"",
+                dash(record.client.as_ref()),
+                made.clf,
+                quoted(record.method.as_str().as_bytes()),
+                quoted(target(&record.uri)),
+                self.status,
+                self.bytes,
+                dash(record.referer.as_ref()),
+                dash(record.agent.as_ref()),
+            )
+        });
         debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
     }
+}
+
+fn bytes_of(value: Option<&HeaderValue>) -> &[u8] {
+    value.map(HeaderValue::as_bytes).unwrap_or_default()
+}
+
+/// Path and query as they came.
+fn target(uri: &Uri) -> &[u8] {
+    uri.path_and_query().map_or(b"*", |target| target.as_str().as_bytes())
 }
 
 fn fault_name(fault: Fault) -> &'static str {
@@ -220,23 +250,19 @@ fn fault_name(fault: Fault) -> &'static str {
     }
 }
 
-/// Text from outside, short enough for a line.
-fn text(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_MAX)]);
-    match text {
-        Cow::Borrowed(text) => text.to_owned(),
-        Cow::Owned(text) => text,
-    }
+/// Bytes from outside as text, short enough for a line.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_MAX)])
 }
 
 /// With what would end a quoted field or a line escaped as nginx does: `\x22`.
-fn quoted(text: &str) -> String {
+fn quoted(bytes: &[u8]) -> String {
     let escaped = |character: char| match character {
         '"' | '\\' | '\0'..='\x1f' | '\x7f' => Some(format!("\\x{:02X}", character as u32)),
         '\u{80}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => Some(format!("\\u{:04X}", character as u32)),
         _ => None,
     };
-    text.chars().map(|character| escaped(character).unwrap_or_else(|| character.into())).collect()
+    text(bytes).chars().map(|character| escaped(character).unwrap_or_else(|| character.into())).collect()
 }
 
 /// One flat JSON object, written straight into the buffer.
@@ -267,35 +293,53 @@ impl<'a> Json<'a> {
         self.out.extend_from_slice(b"\":");
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    /// A text that is known to need no escape.
+    fn plain(&mut self, key: &str, value: &str) {
         self.key(key);
-        let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-        if value.bytes().all(plain) {
+        self.out.push(b'"');
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
+    }
+
+    /// A text from outside.
+    fn text(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        let value = &value[..value.len().min(TEXT_MAX)];
+        if value.iter().all(|byte| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
             self.out.push(b'"');
-            self.out.extend_from_slice(value.as_bytes());
+            self.out.extend_from_slice(value);
             self.out.push(b'"');
         } else {
-            self.out.extend_from_slice(escaped(value).as_bytes());
+            self.out.extend_from_slice(escaped(&text(value)).as_bytes());
         }
     }
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let written = write!(self.out, "{value}");
-        debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
+        self.digits(value);
+    }
+
+    fn digits(&mut self, value: u64) {
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Milliseconds with three decimals.
     fn millis(&mut self, key: &str, value: Duration) {
         self.key(key);
-        let micros = value.as_micros();
-        let written = write!(self.out, "{}.{:03}", micros / 1000, micros % 1000);
-        debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
+        let micros = value.as_micros() as u64;
+        self.digits(micros / 1000);
+        let rest = micros % 1000;
+        self.out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
     }
 
     fn end(self) {
         self.out.extend_from_slice(b"}\n");
     }
+}
+
+/// The last decimal digit.
+fn digit(number: u64) -> u8 {
+    b'0' + (number % 10) as u8
 }
 
 /// As JSON, ASCII only: a terminal or a line splitter that reads the log meets no surprise.
@@ -326,7 +370,8 @@ impl LogClock {
         Self { made: std::cell::RefCell::default() }
     }
 
-    fn made(&self) -> std::cell::RefMut<'_, Made> {
+    /// Shows the time of day in both forms.
+    fn show<T>(&self, show: impl FnOnce(&Made) -> T) -> T {
         let now = Timestamp::now();
         let mut made = self.made.borrow_mut();
         if made.second != now.as_second() {
@@ -334,15 +379,7 @@ impl LogClock {
             made.rfc3339 = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             made.clf = now.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
         }
-        made
-    }
-
-    fn rfc3339(&self) -> String {
-        self.made().rfc3339.clone()
-    }
-
-    fn clf(&self) -> String {
-        self.made().clf.clone()
+        show(&made)
     }
 }
 
@@ -355,21 +392,23 @@ mod tests {
         for hostile in ["a\r\nb", "\u{1b}[2J", "\u{2028}", "\"}\n{", "\\", "\u{85}", "\u{0}", "\u{1F680}"] {
             let mut out = Vec::new();
             let mut object = Json::begin(&mut out);
-            object.text("k", hostile);
+            object.text("k", hostile.as_bytes());
             object.end();
             let line = String::from_utf8(out).unwrap();
             assert_eq!(line.matches('\n').count(), 1, "{hostile:?}");
             assert!(line.is_ascii());
             let read: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(read["k"], hostile);
-            assert!(!quoted(hostile).contains(['\n', '\r', '"', '\u{1b}', '\u{2028}', '\u{85}']));
+            assert!(!quoted(hostile.as_bytes()).contains(['\n', '\r', '"', '\u{1b}', '\u{2028}', '\u{85}']));
         }
     }
 
     #[test]
     fn times_are_written_as_their_formats_want() {
         let clock = LogClock::new();
-        assert_eq!(clock.rfc3339().len(), "2026-11-23T13:00:00Z".len());
-        assert_eq!(clock.clf().len(), "23/Nov/2026:13:00:00 +0000".len());
+        clock.show(|made| {
+            assert_eq!(made.rfc3339.len(), "2026-11-23T13:00:00Z".len());
+            assert_eq!(made.clf.len(), "23/Nov/2026:13:00:00 +0000".len());
+        });
     }
 }

@@ -29,7 +29,7 @@ use gate_config::{AccessLog, Plan};
 use gate_zone::{OwnRow, Place, Stage, Zone, clock};
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use crate::accept::{Source, accept_all};
@@ -112,13 +112,12 @@ async fn serve(post: Post) -> Result<u8, String> {
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);
     let beating = tokio::task::spawn_local(beat(Rc::clone(&row)));
-    for source in sources {
-        tokio::task::spawn_local(accept_all(Rc::clone(&gate), source));
-    }
+    let accepting: Vec<_> =
+        sources.into_iter().map(|source| tokio::task::spawn_local(accept_all(Rc::clone(&gate), source))).collect();
     ready().map_err(text)?;
     if let Order::Drain = orders.next().await {
         row.enter(Stage::Draining);
-        drain(&gate, &mut orders).await;
+        drain(&gate, accepting, &mut orders).await;
     }
     beating.abort();
     Ok(0)
@@ -148,6 +147,7 @@ fn build(
         admission: gate::admission(&plan, zone).map_err(|error| error.to_string())?,
         flood: gate::flood(&plan, zone).map_err(|error| error.to_string())?,
         backend: gate::backend(&plan, demo, Rc::clone(&row)),
+        model: plan.model.as_deref().map(Into::into),
         newest: gate_upstream::NewestModel::default(),
         journal,
         clock: ledger::LogClock::new(),
@@ -168,13 +168,17 @@ async fn beat(row: Rc<OwnRow>) {
 }
 
 /// Lets what is in service finish, within the graceful timeout; then ends it, each in its own dialect.
-async fn drain(gate: &Rc<Gate>, orders: &mut Orders) {
+async fn drain(gate: &Rc<Gate>, accepting: Vec<JoinHandle<()>>, orders: &mut Orders) {
     let drain = &gate.ground.drain;
     let deadline = Instant::now() + gate.plan.graceful_timeout;
     drain.begin();
-    // The accepting tasks empty the queue in their next turn; until then it may look as if nothing were left.
-    tokio::task::yield_now().await;
     let empty = async {
+        // Those that wait to be accepted are in service too.
+        for task in accepting {
+            if let Err(error) = task.await {
+                log::error!("a listener's task ended early: {error}");
+            }
+        }
         while drain.connections() > 0 {
             drain.fewer().await;
         }

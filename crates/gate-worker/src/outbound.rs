@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::drain::Cut;
 use crate::gate::Gate;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Wants};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Answering {
             self.fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let body = match self.content {
-            Content::Whole(bytes) => Outbound::Whole(Whole { bytes: Some(bytes), ledger }),
+            Content::Whole(bytes) => Outbound::Whole(Box::new(Whole { bytes: Some(bytes), ledger })),
             Content::Lines(upstream) => Outbound::Relay(Box::new(Relay::new(upstream, Rc::clone(gate), ledger))),
         };
         let mut response = Response::new(body);
@@ -82,7 +82,7 @@ impl Answering {
 
 /// The body of an answer.
 pub(crate) enum Outbound {
-    Whole(Whole),
+    Whole(Box<Whole>),
     Relay(Box<Relay>),
 }
 
@@ -235,7 +235,7 @@ impl Body for Outbound {
 impl Drop for Whole {
     fn drop(&mut self) {
         // hyper asks no empty body for its frames, and no body in answer to HEAD.
-        if self.bytes.as_ref().is_some_and(Bytes::is_empty) {
+        if self.bytes.as_ref().is_some_and(|bytes| bytes.is_empty() || self.ledger.wants() == Wants::Head) {
             self.ledger.done();
         }
     }

@@ -1,6 +1,7 @@
 //! The life of a request, from its head to its last byte. Each stage takes what the stage before it made, so that none
 //! can be left out; a refusal anywhere leaves by one door.
 
+use std::borrow::Cow;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -12,13 +13,13 @@ use gate_api::native::{self, NativeCall};
 use gate_api::rejection::LimitHeaders;
 use gate_api::{Dialect, Rejection, Route, route};
 use gate_limit::{Client, Permit, Refused, Scope, Standing};
+use gate_upstream::within;
 use gate_zone::layout::row;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
 use crate::drain::Cut;
 use crate::exchange;
@@ -34,6 +35,14 @@ struct Refusal {
     rejection: Rejection,
     standing: Option<Standing>,
 }
+
+/// Who asks, and how that is written in the log and to the backend.
+pub(crate) struct Caller {
+    client: Client,
+    pub(crate) text: HeaderValue,
+}
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Serves one request.
 pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Incoming>) -> Response<Outbound> {
@@ -68,9 +77,9 @@ async fn answer(
     ledger: &mut Ledger,
 ) -> Result<Answering, Refusal> {
     let client = identify(gate, line, head);
-    ledger.identify(&client);
+    ledger.identify(&client.text);
     let routed = screen(line, head);
-    guard(gate, &client, &routed)?;
+    guard(gate, &client.client, &routed)?;
     let route = routed?;
     ledger.route(route.name(), logged(&route));
     let dialect = route.dialect();
@@ -80,19 +89,19 @@ async fn answer(
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
             let request = ArticleRequest::from_body(content_type, &bytes).map_err(refused)?;
-            let permit = admit(gate, &client, (Scope::ArticleBody, dialect))?;
+            let permit = admit(gate, &client.client, (Scope::ArticleBody, dialect))?;
             article(gate, &client, (request, permit), ledger).await.map_err(refused)
         }
         Route::ArticleItem { prompt } => {
             let request = ArticleRequest::from_item(prompt);
-            let permit = admit(gate, &client, (Scope::ArticleItem, dialect))?;
+            let permit = admit(gate, &client.client, (Scope::ArticleItem, dialect))?;
             article(gate, &client, (request, permit), ledger).await.map_err(refused)
         }
         Route::Generate | Route::Chat => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let call = validate(&route, &bytes).map_err(refused)?;
-            let permit = admit(gate, &client, (Scope::Api, dialect))?;
-            ledger.model(&call.model);
+            let permit = admit(gate, &client.client, (Scope::Api, dialect))?;
+            ledger.model(&call.model.into());
             exchange::native(gate, &client, (&route, bytes), ledger).await.map_err(refused).map(|mut answering| {
                 limit_fields(gate, permit.standing(), &mut answering);
                 answering
@@ -106,9 +115,11 @@ async fn answer(
 }
 
 /// Whose request it is.
-fn identify(gate: &Gate, line: &Line, head: &Parts) -> Client {
-    let forwarded = head.headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
-    gate.trust.client(line.peer, forwarded)
+fn identify(gate: &Gate, line: &Line, head: &Parts) -> Caller {
+    let forwarded = head.headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let client = gate.trust.client(line.peer, forwarded);
+    let text = HeaderValue::try_from(client.addr().to_string());
+    Caller { client, text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")) }
 }
 
 /// Which route it takes; or why its head was refused before hyper read it.
@@ -117,7 +128,11 @@ fn screen(line: &Line, head: &Parts) -> Result<Route, Refusal> {
         let rejection = line.refusal().unwrap_or(Rejection::Internal);
         return Err(Refusal { dialect: Dialect::Gate, rejection, standing: None });
     }
-    let target = head.uri.to_string();
+    // An absolute target is rare, and the only one that is not at hand as it came.
+    let target = match (head.uri.scheme(), head.uri.path_and_query()) {
+        (None, Some(target)) => Cow::Borrowed(target.as_str()),
+        _ => Cow::Owned(head.uri.to_string()),
+    };
     route(head.method.as_str(), &target).map_err(|(dialect, rejection)| Refusal { dialect, rejection, standing: None })
 }
 
@@ -156,7 +171,7 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, mut body: Incoming) -
     let mut rest = BytesMut::new();
     while !body.is_end_stream() {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-        let Some(frame) = timeout(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
+        let Some(frame) = within(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
         // A body that breaks the framing was refused by the wire, which kept the reason.
         let frame = frame.map_err(|_| {
             line.refusal().unwrap_or(Rejection::MalformedHead { reason: "a body that ended before its end" })
@@ -200,12 +215,12 @@ fn admit(gate: &Gate, client: &Client, (scope, dialect): (Scope, Dialect)) -> Re
 /// The article's routes: one question, one whole answer.
 async fn article(
     gate: &Rc<Gate>,
-    client: &Client,
+    client: &Caller,
     (request, permit): (ArticleRequest<'_>, Permit),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
-    let model = match &gate.plan.model {
-        Some(model) => model.clone(),
+    let model = match &gate.model {
+        Some(model) => Rc::clone(model),
         None => gate.newest.name(&gate.backend).await?,
     };
     ledger.model(&model);

@@ -19,7 +19,6 @@ const TROUBLE: u64 = 400;
 /// What a process will do by itself, and when.
 struct Fate {
     pid: Pid,
-    generation: Generation,
     ready_at: Option<Ms>,
     beats: Beats,
     leaves_at: Option<Ms>,
@@ -51,11 +50,11 @@ enum Trouble {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut seen = Observed::new(0, seed);
-        seen.allow(WISH.boot_ms, WISH.graceful_ms);
+        let mut world = Observed::new(0, seed);
+        world.allow(WISH.boot_ms, WISH.graceful_ms);
         let want = Desired::first(WISH);
         let dice = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
-        Self { want, seen, now: 0, dice, pids: 1, fates: vec![], broken: vec![], trouble: Trouble::On, code: None }
+        Self { want, seen: world, now: 0, dice, pids: 1, fates: vec![], broken: vec![], trouble: Trouble::On, code: None }
     }
 
     fn roll(&mut self, sides: u64) -> u64 {
@@ -78,7 +77,7 @@ impl World {
             if steps.actions.is_empty() {
                 return steps.wake_at;
             }
-            for action in steps.actions {
+            for action in &steps.actions {
                 self.perform(action);
             }
             if self.code.is_some() {
@@ -88,19 +87,19 @@ impl World {
         panic!("decisions without rest at {}: {:?}", self.now, reconcile(&self.want, &self.seen, self.now));
     }
 
-    fn perform(&mut self, action: Action) {
+    fn perform(&mut self, action: &Action) {
         let event = match action {
             Action::Load => self.load(),
-            Action::Fork { place, generation } => self.fork(place, generation),
+            Action::Fork { place, generation } => self.fork(*place, *generation),
             Action::Tell { pid, order, why } => {
-                self.obey(pid, order);
-                Event::Ordered { pid, order, why }
+                self.obey(*pid, *order);
+                Event::Ordered { pid: *pid, order: *order, why: *why }
             }
             Action::Commit => Event::Committed,
             Action::RollBack { .. } => Event::RolledBack,
             Action::CloseListeners => Event::ListenersClosed,
             Action::Done(code) => {
-                self.code = Some(code);
+                self.code = Some(*code);
                 return;
             }
         };
@@ -128,7 +127,7 @@ impl World {
         let slow = self.trouble == Trouble::On && self.roll(40) == 0;
         let ready_at = (boots && !slow).then(|| self.now + 1 + self.roll(50));
         let leaves_at = (!boots).then(|| self.now + self.roll(30));
-        self.fates.push(Fate { pid, generation, ready_at, beats: Beats::Regular, leaves_at });
+        self.fates.push(Fate { pid, ready_at, beats: Beats::Regular, leaves_at });
         Event::Forked { pid, place, generation, row: 1 }
     }
 
@@ -151,10 +150,14 @@ impl World {
         for fate in &mut self.fates {
             fate.ready_at = fate.ready_at.filter(|at| *at > now);
         }
-        ready.into_iter().for_each(|pid| self.tell(&Event::Ready(pid)));
+        for pid in ready {
+            self.tell(&Event::Ready(pid));
+        }
         let gone: Vec<Pid> = self.fates.iter().filter(|fate| due(fate.leaves_at)).map(|fate| fate.pid).collect();
         self.fates.retain(|fate| !due(fate.leaves_at));
-        gone.into_iter().for_each(|pid| self.tell(&Event::Exited { pid, exit: Exit::Code(1) }));
+        for pid in gone {
+            self.tell(&Event::Exited { pid, exit: Exit::Code(1) });
+        }
         let beating = self.fates.iter().filter(|fate| fate.beats == Beats::Regular);
         let beats = beating.map(|fate| (fate.pid, now)).collect();
         self.seen.woke(now, Some(now));
@@ -226,9 +229,7 @@ impl World {
         while self.now < until {
             self.settle();
             self.check();
-            if broken_target(self) && self.want.fallback.is_none() {
-                panic!("a broken generation was committed");
-            }
+            assert!(!broken_target(self) || self.want.fallback.is_some(), "a broken generation was committed");
             self.now += 100;
             self.live();
         }

@@ -33,6 +33,7 @@ impl Stage {
         stage
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a hundred calls that make their event in place")]
     fn event(&mut self, event: Event) {
         self.want.apply(&event);
         self.seen.apply(&event, self.now);

@@ -1,6 +1,6 @@
 //! A chunked body, followed to its last byte (RFC 9112 §7.1), without a lenient line end anywhere.
 
-use super::head::is_token;
+use super::head::{is_token, is_value};
 
 /// Longest line with a chunk's size, its extensions included. Nobody we know of sends extensions.
 const SIZE_LINE_MAX: usize = 64;
@@ -89,10 +89,10 @@ impl Chunks {
         }
         let colon = line.iter().position(|byte| *byte == b':').ok_or("a trailer line without a colon")?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        if !is_token(name) {
             return Err("a trailer name that is not a token");
         }
-        if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)) {
+        if !is_value(value) {
             return Err("a control character in a trailer");
         }
         if FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {

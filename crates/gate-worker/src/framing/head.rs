@@ -1,11 +1,16 @@
 //! One look at a whole head: RFC 9112 §2 to §6 as a strict server reads them.
 
 use gate_api::Rejection;
+use http::Uri;
+use memchr::memchr;
 
 use super::Framing;
 
 /// Longest method: `OPTIONS` and its like, with room for those nobody serves, which get a 405.
 const METHOD_MAX: usize = 16;
+
+/// Longest target that hyper's reader can hold, whatever the operator allows.
+pub(super) const TARGET_MAX: usize = 65_534;
 
 /// Bytes of a head that may be empty lines before the request line (RFC 9112 §2.2 asks to ignore at least one).
 const LEADING_LINES_MAX: usize = 4;
@@ -38,7 +43,7 @@ pub(super) fn judge(bytes: &[u8], searched: &mut usize, caps: &Caps) -> Judged<O
             return too_large(bytes, caps);
         }
         // Garbage is told at once, not after the deadline of a head that never ends.
-        if let Some(line_end) = bytes.iter().position(|byte| *byte == b'\n') {
+        if let Some(line_end) = memchr(b'\n', bytes) {
             let (line, blank) = without_crlf(&bytes[..=line_end])?;
             if !blank {
                 request_line(line, caps)?;
@@ -49,17 +54,16 @@ pub(super) fn judge(bytes: &[u8], searched: &mut usize, caps: &Caps) -> Judged<O
     if end > caps.head {
         return too_large(bytes, caps);
     }
-    let head = &bytes[..end];
-    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    let mut rest = &bytes[..end];
     let version = loop {
-        let (line, blank) = without_crlf(lines.next().unwrap_or_default())?;
+        let (line, blank) = without_crlf(next_line(&mut rest))?;
         if !blank {
             break request_line(line, caps)?;
         }
     };
     let mut seen = Seen { version, ..Seen::default() };
-    for line in lines {
-        let (line, blank) = without_crlf(line)?;
+    loop {
+        let (line, blank) = without_crlf(next_line(&mut rest))?;
         if blank {
             break;
         }
@@ -93,7 +97,7 @@ fn end(bytes: &[u8], searched: &mut usize) -> Option<usize> {
     let from = searched.saturating_sub(3).max(start);
     *searched = bytes.len();
     let mut at = from;
-    while let Some(newline) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+    while let Some(newline) = memchr(b'\n', &bytes[at..]) {
         let after = at + newline + 1;
         if bytes[after..].starts_with(b"\r\n") {
             return Some(after + 2);
@@ -105,6 +109,14 @@ fn end(bytes: &[u8], searched: &mut usize) -> Option<usize> {
         at = after;
     }
     None
+}
+
+/// Takes the first line, with its end.
+fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let length = memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1);
+    let (line, left) = rest.split_at(length);
+    *rest = left;
+    line
 }
 
 /// A line without its end, and whether it is empty.
@@ -123,9 +135,11 @@ enum Version {
 }
 
 fn request_line(line: &[u8], caps: &Caps) -> Judged<Version> {
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let parts = memchr(b' ', line).and_then(|first| {
+        let second = first + 1 + memchr(b' ', &line[first + 1..])?;
+        Some((&line[..first], &line[first + 1..second], &line[second + 1..]))
+    });
+    let Some((method, target, version)) = parts.filter(|(_, _, version)| !version.contains(&b' ')) else {
         return malformed("a request line that is not METHOD TARGET VERSION");
     };
     if method.is_empty() || method.len() > METHOD_MAX || !method.iter().all(u8::is_ascii_uppercase) {
@@ -149,10 +163,61 @@ fn request_line(line: &[u8], caps: &Caps) -> Judged<Version> {
 
 /// Origin form, absolute form, or `*`; of bytes that both hyper and RFC 3986's reading of real clients take.
 fn is_target(target: &[u8]) -> bool {
-    let byte_ok = |byte: &u8| matches!(byte, 0x21 | 0x23..=0x3b | 0x3d | 0x3f..=0x5f | 0x61..=0x7a | b'|' | b'~' | b'"' | b'{' | b'}');
-    let form_ok =
-        target.starts_with(b"/") || target == b"*" || target.starts_with(b"http://") || target.starts_with(b"https://");
-    form_ok && !target.contains(&b'#') && target.iter().all(byte_ok)
+    let form_ok = match target {
+        [b'/', ..] | [b'*'] => true,
+        _ => target.starts_with(b"http://") || target.starts_with(b"https://"),
+    };
+    form_ok && all(target, TARGET) && (is_plain(target) || Uri::try_from(target).is_ok())
+}
+
+/// Whether hyper's own reader takes the target for sure. About an authority, and a quote in a query, it has further
+/// rules, and would answer by itself what breaks them.
+fn is_plain(target: &[u8]) -> bool {
+    target.starts_with(b"/") && !target.contains(&b'"')
+}
+
+/// Classes of bytes, one bit each, so that a byte is judged by one look.
+const TOKEN: u8 = 1;
+const VALUE: u8 = 2;
+const TARGET: u8 = 4;
+const HOST: u8 = 8;
+
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let byte = at as u8;
+        if byte.is_ascii_alphanumeric() || in_set(byte, b"!#$%&'*+-.^_`|~") {
+            classes[at] |= TOKEN;
+        }
+        if matches!(byte, b'\t' | 0x20..=0x7e | 0x80..) {
+            classes[at] |= VALUE;
+        }
+        if matches!(byte, 0x21..=0x7e) && !in_set(byte, b"#<>`") {
+            classes[at] |= TARGET;
+        }
+        if byte.is_ascii_alphanumeric() || in_set(byte, b"-._~!$&'()*+,;=:[]%") {
+            classes[at] |= HOST;
+        }
+        at += 1;
+    }
+    classes
+};
+
+const fn in_set(byte: u8, set: &[u8]) -> bool {
+    let mut at = 0;
+    while at < set.len() {
+        if set[at] == byte {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Whether all bytes are of a class.
+fn all(bytes: &[u8], class: u8) -> bool {
+    bytes.iter().all(|byte| CLASSES[usize::from(*byte)] & class != 0)
 }
 
 #[derive(Debug, Default)]
@@ -176,16 +241,18 @@ fn field(line: &[u8], seen: &mut Seen) -> Judged<()> {
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         return malformed("a folded header line");
     }
-    let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+    let Some(colon) = memchr(b':', line) else {
         return malformed("a header line without a colon");
     };
-    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    if !is_token(name) {
         return malformed("a header name that is not a token");
     }
-    if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)) {
+    if !is_value(value) {
         return malformed("a control character in a header value");
     }
+    // Of what this trims, only blanks and tabs can still be there.
+    let value = value.trim_ascii();
     match name.len() {
         4 if name.eq_ignore_ascii_case(b"host") => host(value, seen),
         14 if name.eq_ignore_ascii_case(b"content-length") => length(value, seen),
@@ -199,8 +266,7 @@ fn host(value: &[u8], seen: &mut Seen) -> Judged<()> {
     if seen.hosts > 1 {
         return malformed("two Host fields");
     }
-    let byte_ok = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte);
-    if value.iter().all(byte_ok) { Ok(()) } else { malformed("a Host that is not a host and port") }
+    if all(value, HOST) { Ok(()) } else { malformed("a Host that is not a host and port") }
 }
 
 fn length(value: &[u8], seen: &mut Seen) -> Judged<()> {
@@ -238,6 +304,11 @@ impl Seen {
 }
 
 /// RFC 9110 §5.6.2.
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+pub(super) fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && all(name, TOKEN)
+}
+
+/// RFC 9110 §5.5, obs-text included.
+pub(super) fn is_value(value: &[u8]) -> bool {
+    all(value, VALUE)
 }

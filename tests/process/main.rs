@@ -1,0 +1,24 @@
+//! The process model, with real processes: who is started, replaced, reloaded and seen out, and what clients notice of
+//! it. What is said on the wire is tested elsewhere.
+//!
+//! Invariant: a test waits for what it can observe, and never for time to pass.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod deaths;
+mod descriptors;
+mod identity;
+mod load;
+mod pidfile;
+mod proc;
+mod refusals;
+mod reload;
+mod rolling;
+mod scene;
+mod signals;
+mod sockets;
+mod start;
+mod stop;
+mod stream;
+mod terminal;

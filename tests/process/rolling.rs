@@ -1,0 +1,80 @@
+//! Changes under load: every request is accounted for, every stream comes to its end.
+
+use std::thread;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::load::{Load, MIXED};
+use crate::scene::{backend, gate_to, is_gone, prompt};
+use crate::stream::{Stream, expected};
+use crate::support::Gate;
+
+const MODES: [&str; 2] = ["--reuse-port=false", "--reuse-port=true"];
+
+/// Tokens of a stream, and how many come in a second: it lasts longer than a reload.
+const TOKENS: usize = 60;
+const TOKEN_RATE: u32 = 30;
+
+/// Begins three streams, which end in threads of their own.
+fn streams(gate: &Gate, text: &str) -> Vec<thread::JoinHandle<std::io::Result<Vec<u8>>>> {
+    let begun = (0..3).map(|_| Stream::begin(gate.address(), text));
+    begun.map(|stream| thread::spawn(move || stream.finish())).collect()
+}
+
+#[track_caller]
+fn replaced(gate: &Gate, count: usize, old: &[Pid]) {
+    old.iter().copied().for_each(is_gone);
+    assert!(gate.has_workers(count).iter().all(|worker| !old.contains(worker)));
+}
+
+#[test]
+fn five_reloads_lose_nothing() {
+    let text = prompt(TOKENS);
+    let wanted = expected(&text);
+    for mode in MODES {
+        let (quick, slow) = (backend(0), backend(TOKEN_RATE));
+        // The load's answers are short at any rate; the streams must be slow.
+        drop(quick);
+        let mut gate = gate_to(&slow, [mode, "--workers", "3"]).start();
+        let load = Load::start(gate.address(), &MIXED);
+        let (mut open, mut old) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            open.extend(streams(&gate, &text));
+            old.extend(gate.workers());
+            load.goes_on(5);
+            gate.reload();
+        }
+        load.goes_on(20);
+        load.lost_nothing();
+        for stream in open {
+            let got = stream.join().unwrap().expect("a whole stream");
+            assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&wanted), "{mode}");
+        }
+        replaced(&gate, 3, &old);
+    }
+}
+
+#[test]
+fn fewer_workers_lose_nothing() {
+    for mode in MODES {
+        let backend = backend(0);
+        let mut gate = gate_to(&backend, [mode]).config("workers = 4").start();
+        let load = Load::start(gate.address(), &MIXED);
+        for _ in 0..3 {
+            load.goes_on(50);
+            gate.signal(Signal::SIGTTOU);
+            gate.log_has("has left");
+            gate.signal(Signal::SIGTTIN);
+            gate.log_has("is ready");
+        }
+        for count in [1, 4, 2] {
+            load.goes_on(50);
+            gate.configure(&format!("workers = {count}"));
+            gate.reload();
+        }
+        load.goes_on(50);
+        load.lost_nothing();
+        gate.has_workers(2);
+    }
+}

@@ -1,0 +1,119 @@
+//! The ways out: graceful, quick, and graceful until patience ends.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::scene::{Latch, backend, gate_to, generate, is_open, prompt, said};
+use crate::stream::{Stream, expected};
+use crate::support::http::{Client, Request};
+use crate::support::{Dir, Gate, children_of, wait_for};
+
+/// The gate ends well, and leaves nobody behind.
+#[track_caller]
+fn ends_well(gate: &mut Gate) {
+    let children = children_of(gate.pid(), "");
+    assert_eq!(gate.ends_with_code(), 0);
+    assert!(children.into_iter().all(|child| !crate::support::is_alive(child)));
+}
+
+#[test]
+fn term_finishes_what_is_in_service() {
+    let text = prompt(40);
+    let wanted = expected(&text);
+    let backend = backend(40);
+    let mut gate = gate_to(&backend, ["--workers", "2"]).start();
+    let address = gate.address();
+    let stream = Stream::begin(address, &text);
+    gate.signal(Signal::SIGTERM);
+    wait_for("new connections to be refused", || (!is_open(address)).then_some(()));
+    assert_eq!(stream.finish().unwrap(), wanted);
+    ends_well(&mut gate);
+    assert_eq!(said(&gate, "stopping: finishing what is in service"), 1);
+}
+
+#[test]
+fn a_second_word_ends_the_waiting() {
+    for second in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let backend = backend(50);
+        let mut gate = gate_to(&backend, []).start();
+        let stream = Stream::begin(gate.address(), "@sim:endless");
+        gate.signal(Signal::SIGTERM);
+        gate.log_has("stopping: finishing what is in service");
+        gate.signal(second);
+        ends_well(&mut gate);
+        assert!(stream.finish().is_err(), "the stream was cut");
+    }
+}
+
+#[test]
+fn int_and_quit_do_not_wait() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let backend = backend(50);
+        let mut gate = gate_to(&backend, ["--workers", "2"]).start();
+        let stream = Stream::begin(gate.address(), "@sim:endless");
+        gate.signal(signal);
+        ends_well(&mut gate);
+        assert!(stream.finish().is_err(), "the stream was cut");
+        assert_eq!(said(&gate, "stopping now"), 1);
+    }
+}
+
+#[test]
+fn at_the_deadline_everybody_is_told() {
+    let backend = backend(50);
+    let mut gate = gate_to(&backend, ["--graceful-timeout", "1s"]).start();
+    let address = gate.address();
+    let stream = Stream::begin(address, "@sim:endless");
+    let stalled = json!({"model": "m", "prompt": "@sim:stall:before-head", "stream": false});
+    let waiting = [
+        Request::post("/api/generate", &stalled),
+        Request::post("/ollama_generate/", &json!({"prompt": "@sim:stall:before-head"})),
+    ];
+    let waiting = waiting.map(|request| {
+        let mut client = Client::connect(address);
+        client.send(&request.bytes()).unwrap();
+        client
+    });
+    wait_for("three requests at the backend", || (backend.sim.counters().in_flight == 3).then_some(()));
+    gate.signal(Signal::SIGTERM);
+    let told = String::from_utf8(stream.finish().expect("a proper end")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert!(last["error"].as_str().is_some_and(|text| !text.is_empty()), "{last}");
+    for mut client in waiting {
+        let answer = client.answer("POST").expect("an answer");
+        assert_eq!(answer.status, 503);
+        assert!(answer.json()["error"].is_string(), "{}", answer.text());
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    ends_well(&mut gate);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_worker_that_is_starting() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (dir, backend) = (Dir::new(), backend(0));
+        let latch = Latch::new(dir.path("access"));
+        let mut gate = gate_to(&backend, []).config("workers = 2").start();
+        gate.configure(&format!("workers = 2\naccess_log = {:?}", latch.path()));
+        gate.signal(Signal::SIGHUP);
+        gate.has_workers(3);
+        gate.signal(signal);
+        ends_well(&mut gate);
+    }
+}
+
+#[test]
+fn a_kept_connection_is_told_that_its_answer_is_the_last() {
+    let backend = backend(0);
+    let mut gate = gate_to(&backend, []).start();
+    let [old] = gate.workers()[..] else { panic!("one worker") };
+    let mut client = Client::connect(gate.address());
+    let first = client.ask(&generate("one")).unwrap();
+    assert_eq!((first.status, first.header("connection")), (200, None));
+    gate.signal(Signal::SIGHUP);
+    wait_for("the old worker to drain", || (crate::proc::listening(old) == 0).then_some(()));
+    let last = client.ask(&generate("two")).expect("an answer on the old connection");
+    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
+    assert!(client.is_closed());
+    gate.log_has("has left");
+}

@@ -1,0 +1,126 @@
+//! Clients that go away before the end, and what becomes of the generation that they asked for.
+
+use std::net::Shutdown;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ollama_sim::{Cancellation, Stage};
+use serde_json::json;
+
+use crate::stage::{article, begin, chat, chat_body, demo, gate, generate, generate_whole};
+use crate::support::http::{Client, Request};
+use crate::support::sim::Backend;
+use crate::support::{Gate, wait_for};
+
+#[test]
+fn a_stream_whose_client_leaves_is_cancelled() {
+    let backend = demo();
+    let gate = gate(&backend, &[]).start();
+    for request in [generate("@sim:endless"), chat("@sim:endless")] {
+        let mut client = begin(gate.address(), &request);
+        assert_eq!(client.head().unwrap().0, 200);
+        for _ in 0..3 {
+            assert!(client.chunk().unwrap().is_some());
+        }
+        let took = cancelled_by(&backend, || drop(client));
+        assert_eq!(took.0.stage, Stage::Sending);
+        println!("a stream was cancelled {} us after its client had left", took.1);
+    }
+}
+
+#[test]
+fn one_answer_whose_client_leaves_is_cancelled_while_it_is_made() {
+    let backend = demo();
+    let gate = gate(&backend, &[]).start();
+    let mut whole_chat = chat_body("@sim:endless");
+    whole_chat["stream"] = json!(false);
+    let requests = [
+        generate_whole("@sim:endless"),
+        Request::post("/api/chat", &whole_chat),
+        article("@sim:endless"),
+        Request::get("/ollama_generate/@sim:endless"),
+    ];
+    for request in requests {
+        let client = begun(&backend, &gate, &request);
+        let (cancellation, took) = cancelled_by(&backend, || drop(client));
+        assert_eq!((cancellation.stage, cancellation.lines), (Stage::Waiting, 0));
+        println!("{} was cancelled {took} us after its client had left", cancellation.route);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_the_backend_is_silent_is_noticed() {
+    let backend = demo();
+    let gate = gate(&backend, &[]).start();
+    for fault in ["stall:before-head", "stall:after-head", "stall:chunks:1"] {
+        let client = begun(&backend, &gate, &generate(&format!("@sim:{fault}")));
+        let (cancellation, _) = cancelled_by(&backend, || drop(client));
+        assert_ne!(cancellation.stage, Stage::Waiting, "{fault}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_dropped_in_the_end() {
+    let backend = demo();
+    let gate = gate(&backend, &["--write-timeout", "300ms"]).start();
+    let mut client = begin(gate.address(), &generate("@sim:endless"));
+    assert_eq!(client.head().unwrap().0, 200);
+    let (cancellation, _) = cancelled_by(&backend, || {});
+    assert_eq!(cancellation.stage, Stage::Sending);
+    let mut taken = 0;
+    while let Ok(Some(chunk)) = client.chunk() {
+        taken += chunk.len();
+    }
+    println!("{taken} bytes were on their way to a client that did not read");
+    assert!(taken > 0);
+}
+
+#[test]
+fn a_client_that_only_closes_its_side_for_writing_has_left() {
+    let backend = demo();
+    let gate = gate(&backend, &[]).start();
+    let client = begun(&backend, &gate, &generate_whole("@sim:endless"));
+    cancelled_by(&backend, || client.socket().shutdown(Shutdown::Write).unwrap());
+}
+
+#[test]
+fn others_do_not_notice_any_of_it() {
+    let backend = demo();
+    let gate = gate(&backend, &[]).start();
+    let mut staying = begin(gate.address(), &generate("@sim:endless"));
+    assert_eq!(staying.head().unwrap().0, 200);
+    // The model answers four at once: some of these wait for their turn.
+    let leaving: Vec<Client> =
+        (0..8).map(|_| begun(&backend, &gate, &generate("@sim:stall:chunks:1"))).collect();
+    drop(leaving);
+    wait_for("all of them to be cancelled", || (backend.sim.counters().cancelled == 8).then_some(()));
+    for _ in 0..100 {
+        assert!(staying.chunk().unwrap().is_some());
+    }
+}
+
+/// A connection whose request has reached the backend.
+#[track_caller]
+fn begun(backend: &Backend, gate: &Gate, request: &Request) -> Client {
+    let posts = || {
+        let requests = backend.sim.counters().requests;
+        requests.iter().filter(|(route, _)| route.starts_with("POST")).map(|(_, count)| count).sum::<u64>()
+    };
+    let before = posts();
+    let client = begin(gate.address(), request);
+    wait_for("the backend to have the request", || (posts() > before).then_some(()));
+    client
+}
+
+/// Does what cancels the one request in flight; what the backend noticed, and after how many microseconds.
+#[track_caller]
+fn cancelled_by(backend: &Backend, leave: impl FnOnce()) -> (Cancellation, u64) {
+    let before = backend.sim.counters().cancelled;
+    let left = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+    leave();
+    let noticed = wait_for("the backend to notice", || {
+        let counters = backend.sim.counters();
+        (counters.cancelled > before).then(|| counters.cancellations.last().cloned().unwrap())
+    });
+    let took = noticed.noticed_unix_us.saturating_sub(left);
+    (noticed, took)
+}
