@@ -130,6 +130,7 @@ fn argument(key: &'static Key) -> Arg {
             .require_equals(true)
             .default_missing_value("true")
             .hide_possible_values(true)
+            .value_name("BOOL")
             .value_parser([PossibleValue::new("true"), PossibleValue::new("false")])
             .action(ArgAction::Set),
         (Some(metavar), Repeats::Many) => {

@@ -58,7 +58,7 @@ fn a_dead_monitor_is_replaced_and_the_gate_serves_on() {
     let backend = backend(0);
     let mut gate = gate_to(&backend, []).start();
     let workers = gate.workers();
-    gate.log_has("answers");
+    wait_for("a healthy backend", || (gate.get("/readyz").status == 200).then_some(()));
     let [old] = gate.children("monitor")[..] else { panic!("one monitor") };
     end(old, Signal::SIGKILL);
     let new = successor(&gate, "monitor", old);

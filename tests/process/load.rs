@@ -54,8 +54,11 @@ impl Load {
     #[track_caller]
     pub(crate) fn lost_nothing(self) {
         self.stop.store(true, Ordering::Relaxed);
-        let failures: Vec<String> =
-            self.threads.into_iter().filter_map(|thread| thread.join().expect("a client does not panic").err()).collect();
+        let failures: Vec<String> = self
+            .threads
+            .into_iter()
+            .filter_map(|thread| thread.join().expect("a client does not panic").err())
+            .collect();
         let answered = self.answered.load(Ordering::Relaxed);
         assert!(failures.is_empty(), "of {answered} requests failed: {failures:#?}");
         assert!(answered > 0);

@@ -3,6 +3,8 @@
 //!
 //! Invariant: a test waits for what it can observe, and never for time to pass.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -143,10 +143,8 @@ fn streams_are_spread_over_the_workers() {
     let gate = gate_to(&backend, ["--workers", "3"]).start();
     let workers = gate.workers();
     let streams: Vec<Stream> = (0..30).map(|_| Stream::begin(gate.address(), "@sim:endless")).collect();
-    let servers: Vec<_> = streams
-        .iter()
-        .map(|stream| wait_for("a server", || server_of(stream.port(), &workers)))
-        .collect();
+    let servers: Vec<_> =
+        streams.iter().map(|stream| wait_for("a server", || server_of(stream.port(), &workers))).collect();
     let shares = [0, 1, 2].map(|index| servers.iter().filter(|server| **server == workers[index]).count());
     assert!(shares.iter().all(|share| (4..=12).contains(share)), "{shares:?}");
 }

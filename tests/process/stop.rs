@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::scene::{Latch, backend, gate_to, generate, is_open, prompt, said};
+use crate::scene::{Latch, backend, gate_to, is_open, prompt, said};
 use crate::stream::{Stream, expected};
 use crate::support::http::{Client, Request};
 use crate::support::{Dir, Gate, children_of, wait_for};
@@ -100,20 +100,4 @@ fn a_stop_does_not_wait_for_a_worker_that_is_starting() {
         gate.signal(signal);
         ends_well(&mut gate);
     }
-}
-
-#[test]
-fn a_kept_connection_is_told_that_its_answer_is_the_last() {
-    let backend = backend(0);
-    let mut gate = gate_to(&backend, []).start();
-    let [old] = gate.workers()[..] else { panic!("one worker") };
-    let mut client = Client::connect(gate.address());
-    let first = client.ask(&generate("one")).unwrap();
-    assert_eq!((first.status, first.header("connection")), (200, None));
-    gate.signal(Signal::SIGHUP);
-    wait_for("the old worker to drain", || (crate::proc::listening(old) == 0).then_some(()));
-    let last = client.ask(&generate("two")).expect("an answer on the old connection");
-    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
-    assert!(client.is_closed());
-    gate.log_has("has left");
 }

@@ -53,7 +53,7 @@ fn an_untrusted_peer_is_one_client_whatever_it_forges() {
     let gate = gate(&backend, &["--workers", "2", "--limit", "10/minute", "--forwarded-allow-ips", ""]).start();
     let mut client = Client::connect(gate.address());
     let forged = |number: u32| {
-        let address = if number % 2 == 0 {
+        let address = if number.is_multiple_of(2) {
             Ipv4Addr::from(0x0a00_0000 + number).to_string()
         } else {
             Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(number) << 64).to_string()

@@ -141,7 +141,12 @@ fn answers_that_are_none_are_refused_by_the_article_and_passed_on_to_those_who_s
     let backend = demo();
     let gate = gate(&backend, &[]).start();
     let html = "<html><h1>502 Bad Gateway</h1></html>";
-    let cases = [("busy", 503, BUSY), ("html", 502, html), ("wrong-json", 502, NOT_JSON), ("status:429", 503, "too many requests")];
+    let cases = [
+        ("busy", 503, BUSY),
+        ("html", 502, html),
+        ("wrong-json", 502, NOT_JSON),
+        ("status:429", 503, "too many requests"),
+    ];
     for (fault, status, text) in cases {
         let answer = gate.ask(&article(&format!("@sim:{fault}")));
         assert_eq!((answer.status, error_of(&answer).as_str()), (status, text), "{fault}");

@@ -28,7 +28,13 @@ fn is_plain_refusal((answer, mut client): (Answer, Client), status: u16) {
 fn a_head_that_does_not_end_is_told_so_and_closed() {
     let backend = echo();
     let gate = gate(&backend, &["--head-timeout", "300ms"]).start();
-    for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: x\r\n", "\r\n", "POST /ollama_generate/ HTTP/1.1\r\nHost: x\r"] {
+    for part in [
+        "G",
+        "GET / HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\n",
+        "\r\n",
+        "POST /ollama_generate/ HTTP/1.1\r\nHost: x\r",
+    ] {
         is_plain_refusal(tell(&gate, part.as_bytes()), 408);
     }
     let mut silent = Client::connect(gate.address());
@@ -137,9 +143,9 @@ fn large_heads_are_a_matter_of_configuration() {
     let sizes = ["--max-head", "1MiB", "--max-path", "1MiB", "--access-log", log.to_str().unwrap()];
     let gate = gate(&backend, &sizes).start();
     let head = |path: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-    let long = |length: usize| format!("X: {}\r\n", "x".repeat(length));
-    assert_eq!(tell(&gate, head("/", &long(1_000_000)).as_bytes()).0.status, 200);
-    is_plain_refusal(tell(&gate, head("/", &long(1 << 20)).as_bytes()), 431);
+    let field = |length: usize| format!("X: {}\r\n", "x".repeat(length));
+    assert_eq!(tell(&gate, head("/", &field(1_000_000)).as_bytes()).0.status, 200);
+    is_plain_refusal(tell(&gate, head("/", &field(1 << 20)).as_bytes()), 431);
     assert_eq!(tell(&gate, head(&format!("/{}", "x".repeat(65_000)), "").as_bytes()).0.status, 404);
     // Longer targets are refused whatever the configuration says.
     is_plain_refusal(tell(&gate, head(&format!("/{}", "x".repeat(65_600)), "").as_bytes()), 414);

@@ -89,8 +89,7 @@ fn others_do_not_notice_any_of_it() {
     let mut staying = begin(gate.address(), &generate("@sim:endless"));
     assert_eq!(staying.head().unwrap().0, 200);
     // The model answers four at once: some of these wait for their turn.
-    let leaving: Vec<Client> =
-        (0..8).map(|_| begun(&backend, &gate, &generate("@sim:stall:chunks:1"))).collect();
+    let leaving: Vec<Client> = (0..8).map(|_| begun(&backend, &gate, &generate("@sim:stall:chunks:1"))).collect();
     drop(leaving);
     wait_for("all of them to be cancelled", || (backend.sim.counters().cancelled == 8).then_some(()));
     for _ in 0..100 {

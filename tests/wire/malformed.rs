@@ -72,7 +72,11 @@ fn malformed_heads_are_refused_closed_and_logged() {
         let mut client = Client::connect(gate.address());
         client.send(head.as_bytes()).unwrap();
         let answer = client.answer("GET").unwrap_or_else(|error| panic!("{head:?}: {error}"));
-        assert_eq!((answer.status, answer.header("content-type")), (400, Some("text/plain; charset=utf-8")), "{head:?}");
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (400, Some("text/plain; charset=utf-8")),
+            "{head:?}"
+        );
         assert_eq!(answer.header("connection"), Some("close"), "{head:?}");
         let text = answer.text();
         assert!(text.starts_with("Invalid HTTP request received: ") && text.contains(reason), "{head:?}: {text}");

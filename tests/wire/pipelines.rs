@@ -9,8 +9,8 @@ use std::net::Shutdown;
 use serde_json::json;
 
 use crate::stage::{ARTICLE, MODEL, article, chat, echo, gate, generate};
-use crate::support::{Dir, Gate, wait_for};
 use crate::support::http::{Answer, Client, Request};
+use crate::support::{Dir, Gate, wait_for};
 
 /// One request of a pipeline and what must come back.
 struct Step {
@@ -147,7 +147,7 @@ fn drawn_seed() -> u64 {
 fn damaged(dice: &mut Dice) -> Vec<u8> {
     let mut bytes = Step::of_kind(dice.below(KINDS), 1).bytes;
     let odd = b"\0\t\n\r \"#%/:;?@[\\]^`{|}\x7f\xc3\xffA0";
-    for _ in 0..1 + dice.below(3) {
+    for _ in 0..=dice.below(3) {
         let at = dice.below(bytes.len() as u64) as usize;
         match dice.below(4) {
             0 => drop(bytes.remove(at)),
@@ -209,6 +209,30 @@ fn a_bad_head_behind_a_good_one_is_answered_in_its_turn() {
         for kind in 0..KINDS {
             run(&gate, &[Step::of_kind(kind, kind)], end, &mut dice);
         }
+    }
+}
+
+#[test]
+fn an_answer_that_ends_the_connection_says_so() {
+    let backend = echo();
+    let gate = gate(&backend, &[]).start();
+    for (path, fields) in [
+        ("/nowhere", "Content-Length: 100000\r\n"),
+        ("/api/pull", "Transfer-Encoding: chunked\r\n"),
+        ("/ollama_generate/", "Content-Encoding: gzip\r\nContent-Length: 100000\r\n"),
+        ("/ollama_generate", "Expect: 100-continue\r\nContent-Length: 5\r\n"),
+    ] {
+        let mut client = Client::connect(gate.address());
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n").as_bytes()).unwrap();
+        let answer = client.answer("POST").unwrap();
+        assert_eq!((answer.header("connection"), answer.interim.len()), (Some("close"), 0), "{path}");
+        assert!(client.is_closed(), "{path}");
+    }
+    for (path, fields) in [("/nowhere", "Content-Length: 0\r\n"), ("/api/pull", "")] {
+        let mut client = Client::connect(gate.address());
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n").as_bytes()).unwrap();
+        assert_eq!(client.answer("POST").unwrap().header("connection"), None, "{path}");
+        assert_eq!(client.ask(&Request::get("/healthz")).unwrap().status, 200);
     }
 }
 

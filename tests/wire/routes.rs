@@ -149,7 +149,9 @@ fn nothing_of_a_clients_own_headers_goes_on() {
         .iter()
         .fold(request, |request, (name, value)| request.header(name, value))
     };
-    for request in [article("a"), Request::get(&format!("{ARTICLE}a")), generate("a"), chat("a"), Request::get("/api/tags")] {
+    for request in
+        [article("a"), Request::get(&format!("{ARTICLE}a")), generate("a"), chat("a"), Request::get("/api/tags")]
+    {
         assert_eq!(gate.ask(&loaded(request)).status, 200);
     }
     let address = backend.address.to_string();
@@ -172,7 +174,8 @@ fn nothing_of_a_clients_own_headers_goes_on() {
 fn bodies_go_on_byte_for_byte_and_behind_the_prefix_of_the_backend() {
     let upstream = Scripted::start();
     let gate = gate_before(&format!("{}/ollama/here", upstream.url()), &[]).start();
-    let body = "{ \"MODEL\" : \"a\",\"prompt\":\"\\u0041\u{e9}\", \"unknown\": [1.50, 1e400],\r\n\"options\":{\"seed\":-0}} ";
+    let body =
+        "{ \"MODEL\" : \"a\",\"prompt\":\"\\u0041\u{e9}\", \"unknown\": [1.50, 1e400],\r\n\"options\":{\"seed\":-0}} ";
     let mut client = begin(gate.address(), &Request::new("POST", "/api/generate?secret=1").body(body.as_bytes()));
     let mut asked = upstream.asked();
     assert_eq!(asked.request_line, "POST /ollama/here/api/generate HTTP/1.1");

@@ -18,7 +18,8 @@ fn what_comes_is_what_was_sent_byte_for_byte_and_chunk_for_chunk() {
         body["stream"] = json!(false);
         Request::post("/api/chat", &body)
     };
-    let prompts = ["one two three", "h\u{e9}llo \u{4e16}\u{754c} \u{1f680}", "\u{2028} \u{85} \"\\ \u{1}", "@unicode", "@large"];
+    let prompts =
+        ["one two three", "h\u{e9}llo \u{4e16}\u{754c} \u{1f680}", "\u{2028} \u{85} \"\\ \u{1}", "@unicode", "@large"];
     for prompt in prompts {
         for request in [generate(prompt), chat(prompt), generate_whole(prompt), whole_chat(prompt)] {
             let (direct, through) = (http::ask(backend.address, &request), gate.ask(&request));
@@ -105,7 +106,8 @@ fn a_stream_that_stops_drops_its_fragment_and_says_so_once() {
             let answer = gate.ask(&request);
             assert_eq!((answer.status, answer.whole), (200, true), "{fault}: {}", answer.text());
             assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
-            let (last, before) = answer.lines().split_last().map(|(last, before)| (last.clone(), before.to_vec())).unwrap();
+            let (last, before) =
+                answer.lines().split_last().map(|(last, before)| (last.clone(), before.to_vec())).unwrap();
             assert_eq!(last, told, "{fault}");
             assert_eq!(before.len(), whole, "{fault}: {}", answer.text());
             assert!(before.iter().all(|line| line["done"] == false && line.get("error").is_none()), "{fault}");

@@ -4,6 +4,7 @@
 //! It does not route, limit or send, and it does not say what a refusal looks like on the wire.
 //!
 //! Invariant: an [`ArticleRequest`] can be written as strict JSON, so whatever passed here can be sent.
+mod answer;
 mod complaint;
 pub(crate) mod fields;
 #[cfg(test)]
@@ -13,9 +14,12 @@ use crate::json::{self, Characters, Decoded, Object, Text, Value, write_text};
 use crate::rejection::Rejection;
 use complaint::{Complaint, Context, Input, Place, refusal};
 use fields::{FIELDS, FORMAT, FORMAT_JSON, Field, OPTIONS, PROMPT, Presence, Rule};
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
-use std::fmt;
+
+pub use answer::answer_body;
+
+/// Room for an option's name and value as JSON: enough for nearly all, and a text may still grow.
+const OPTION_LENGTH: usize = 32;
 
 /// A valid request for text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +77,7 @@ impl<'a> ArticleRequest<'a> {
         };
         let options = match object.get(OPTIONS) {
             Some(Value::Object(options)) => {
-                let mut text = String::new();
+                let mut text = String::with_capacity(OPTION_LENGTH * options.members().len() + 2);
                 options.write(&mut text).map_err(|_| Rejection::Unreadable)?;
                 Some(text)
             }
@@ -126,22 +130,6 @@ impl ArticleRequest<'static> {
     pub fn from_item(prompt: String) -> Self {
         Self { prompt: Cow::Owned(prompt), format: Format::Text, options: None }
     }
-}
-
-/// The article's answer, `{"response":...}`, from the whole object that Ollama answered. `None` if that is no JSON
-/// object, or its `response` is missing or neither text nor null.
-pub fn answer_body(upstream: &[u8]) -> Option<Vec<u8>> {
-    let mut reader = serde_json::Deserializer::from_slice(upstream);
-    let response = reader.deserialize_map(AnswerVisitor).ok()??;
-    reader.end().ok()?;
-    let mut out = String::with_capacity(upstream.len().min(response.as_ref().map_or(0, |text| text.len())) + 24);
-    out.push_str(r#"{"response":"#);
-    match response {
-        Some(text) => write_text(&text, &mut out),
-        None => out.push_str("null"),
-    }
-    out.push('}');
-    Some(out.into_bytes())
 }
 
 /// What is wrong with a field, if anything is.
@@ -211,6 +199,9 @@ fn refused(error: &json::Error) -> Rejection {
 /// Whether FastAPI reads a body of this content type as JSON: `application/json` or `application/*+json`, as Python's
 /// `email.message` splits the header. A missing or empty one is not, which keeps HTML forms of other sites out.
 fn is_json(content_type: &[u8]) -> bool {
+    if content_type == b"application/json" {
+        return true;
+    }
     let media = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
     let Some((main, sub)) = split_at_slash(trim(media)) else { return false };
     let suffix = sub.len().checked_sub(5).map(|start| &sub[start..]);
@@ -233,69 +224,4 @@ fn trim(text: &[u8]) -> &[u8] {
     let start = text.iter().position(kept).unwrap_or(text.len());
     let end = text.iter().rposition(kept).map_or(start, |last| last + 1);
     &text[start..end]
-}
-
-/// A key of Ollama's answer.
-#[derive(serde::Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum AnswerKey {
-    Response,
-    #[serde(other)]
-    Other,
-}
-
-/// Finds `response` and skips the rest (the `context` array above all) without building it: outer `None` if the key
-/// is missing, inner `None` for null.
-struct AnswerVisitor;
-
-impl<'de> Visitor<'de> for AnswerVisitor {
-    type Value = Option<Option<Cow<'de, str>>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut answer: M) -> Result<Self::Value, M::Error> {
-        let mut response = None;
-        while let Some(key) = answer.next_key()? {
-            match key {
-                AnswerKey::Response => response = Some(answer.next_value::<Response<'de>>()?.0),
-                AnswerKey::Other => {
-                    answer.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(response)
-    }
-}
-
-/// Text or null.
-struct Response<'de>(Option<Cow<'de, str>>);
-
-impl<'de> de::Deserialize<'de> for Response<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ResponseVisitor)
-    }
-}
-
-struct ResponseVisitor;
-
-impl<'de> Visitor<'de> for ResponseVisitor {
-    type Value = Response<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text or null")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Response(Some(Cow::Borrowed(text))))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Response(Some(Cow::Owned(text.to_owned()))))
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(Response(None))
-    }
 }

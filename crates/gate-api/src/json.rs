@@ -7,6 +7,7 @@
 //! Invariant: no [`Value`] is nested deeper than [`DEPTH_MAX`], so that writing, comparing and dropping one need less
 //! than a mebibyte of stack; time and memory are linear in the document's length.
 mod encoding;
+mod plain;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 pub use encoding::{Characters, Converted, Decoded};
+pub(crate) use plain::{digits_len, plain_len};
 pub use write::{Unwritable, write_text};
 
 /// Deepest nesting of arrays and objects that is read. CPython 3.11 gives up where its recursion limit of 1000 ends,
@@ -48,10 +50,12 @@ pub enum Value<'a> {
 }
 
 /// A number: integers are exact at any length, everything else is a double, as in Python.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Number<'a> {
     /// The integer's text as Python prints it.
     Integer(Cow<'a, str>),
+    /// A double's text where that is how Python prints it, so that it need be neither converted nor printed.
+    Decimal(&'a str),
     /// A double, which may be infinite or not a number.
     Float(f64),
 }
@@ -98,6 +102,28 @@ pub fn decode(document: &[u8]) -> Result<Decoded<'_>, Error> {
 /// Reads one decoded document, as `json.loads` does.
 pub fn read(characters: Characters<'_>) -> Result<Value<'_>, Error> {
     scan::document(characters)
+}
+
+impl Number<'_> {
+    /// What it is as a double, if it is one.
+    fn double(&self) -> Option<f64> {
+        match self {
+            Self::Integer(_) => None,
+            // A decimal is always a Rust float literal; were it not, it would equal nothing.
+            Self::Decimal(text) => Some(text.parse().unwrap_or(f64::NAN)),
+            Self::Float(double) => Some(*double),
+        }
+    }
+}
+
+/// Integers are equal to integers and doubles to doubles, in whichever form they stand.
+impl PartialEq for Number<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Integer(one), Self::Integer(another)) => one == another,
+            (one, another) => one.double().is_some_and(|double| another.double() == Some(double)),
+        }
+    }
 }
 
 impl<'a> Object<'a> {

@@ -86,6 +86,23 @@ const ARTICLE: &str = "/ollama_generate/";
 /// An absolute-form target counts as its path, whatever host it names. A target with bytes that no request target has
 /// is [`Rejection::MalformedHead`].
 pub fn route(method: &str, target: &str) -> Result<Route, (Dialect, Rejection)> {
+    match exact(method, target) {
+        Some(answer) => answer,
+        None => decoded(method, target),
+    }
+}
+
+/// The same for a target that is one of the known paths as it stands, which nearly all are.
+fn exact(method: &str, target: &str) -> Option<Result<Route, (Dialect, Rejection)>> {
+    if target == ARTICLE {
+        let posted = method == POST;
+        return Some(if posted { Ok(Route::ArticleBody) } else { Err(wrong_method(Dialect::Article, POST)) });
+    }
+    fixed(target).map(|(route, allow)| of_allowed(method, route, allow))
+}
+
+/// The same for any target.
+fn decoded(method: &str, target: &str) -> Result<Route, (Dialect, Rejection)> {
     if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err((Dialect::Gate, Rejection::MalformedHead { reason: "the request target is not ASCII" }));
     }
@@ -93,7 +110,7 @@ pub fn route(method: &str, target: &str) -> Result<Route, (Dialect, Rejection)> 
     let (raw, query) = target.split_once('?').unwrap_or((target, ""));
     let path = percent_decode_str(raw).decode_utf8_lossy();
     if let Some((route, allow)) = fixed(&path) {
-        return if allowed(method, allow) { Ok(route) } else { Err(wrong_method(route.dialect(), allow)) };
+        return of_allowed(method, route, allow);
     }
     if is_closed(&path) {
         return Err((Dialect::Ollama, Rejection::Denied { what: Denial::Route }));
@@ -196,8 +213,9 @@ fn is_closed(path: &str) -> bool {
     depth > 0 && is_theirs(first)
 }
 
-fn allowed(method: &str, allow: &'static str) -> bool {
-    allow.split(", ").any(|one| one == method)
+fn of_allowed(method: &str, route: Route, allow: &'static str) -> Result<Route, (Dialect, Rejection)> {
+    let allowed = method == allow || (allow == HEAD_GET && matches!(method, "HEAD" | "GET"));
+    if allowed { Ok(route) } else { Err(wrong_method(route.dialect(), allow)) }
 }
 
 fn wrong_method(dialect: Dialect, allow: &'static str) -> (Dialect, Rejection) {

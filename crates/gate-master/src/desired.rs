@@ -43,7 +43,7 @@ impl Desired {
             wish,
             target: 1,
             fallback: None,
-             reload: Reload::Idle,
+            reload: Reload::Idle,
             stop: None,
             configured: wish.workers,
             configured_before: wish.workers,

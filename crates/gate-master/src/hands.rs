@@ -72,8 +72,7 @@ impl Hands {
     ) -> Result<Self, StartError> {
         let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Zone)?;
         let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Zone)?)) } else { None };
-        zone.assign_windows(&plan.windows(), &[])
-            .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
+        zone.assign_windows(&plan.windows(), &[]).map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
         let lifeline = process::pipe().map_err(StartError::Zone)?;
         // Last: what fails after it would have to take the files of unix sockets away again.
         let current = Some(Loaded::new(plan, 1, None).map_err(StartError::Load)?);
@@ -126,8 +125,8 @@ impl Hands {
             Ok(loaded) => {
                 let event = Event::Loaded { generation: loaded.generation, wish: wish(&loaded.plan) };
                 log::info!("reload: generation {} is checked and bound, rolling it out", loaded.generation);
-                let held = self.current.iter().flat_map(|current| loaded.sockets.addresses_beyond(&current.sockets));
-                held.for_each(|address| log::info!("listening on {address}"));
+                let new = self.current.iter().flat_map(|current| loaded.sockets.addresses_beyond(&current.sockets));
+                new.for_each(|address| log::info!("listening on {address}"));
                 self.before = self.current.replace(loaded);
                 event
             }

@@ -2,11 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// How often the file may be taken away between opening and locking: each time, a process has just left.
+const TRIES_MAX: usize = 16;
 
 /// Why there is no pid file.
 #[derive(Debug)]
@@ -36,16 +39,31 @@ impl PidFile {
     /// # Errors
     /// [`PidFileError::Held`] when another live process holds it; a file left by a dead one is taken over.
     pub fn claim(path: &Path) -> Result<Self, PidFileError> {
+        for _ in 0..TRIES_MAX {
+            let lock = Self::lock(path)?;
+            // A holder that leaves removes the file first: what was opened before is locked after, under no name.
+            let (own, named) = (lock.metadata()?, std::fs::metadata(path));
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+                return Self::fill(path, lock);
+            }
+        }
+        Err(PidFileError::Held(None))
+    }
+
+    fn lock(path: &Path) -> Result<Flock<File>, PidFileError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(lock),
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut said = String::new();
                 let holder = file.read_to_string(&mut said).ok().and_then(|_| said.trim().parse().ok());
-                return Err(PidFileError::Held(holder));
+                Err(PidFileError::Held(holder))
             }
-            Err((_, other)) => return Err(PidFileError::Io(other.into())),
-        };
+            Err((_, other)) => Err(PidFileError::Io(other.into())),
+        }
+    }
+
+    fn fill(path: &Path, mut lock: Flock<File>) -> Result<Self, PidFileError> {
         lock.set_len(0)?;
         lock.rewind()?;
         writeln!(lock, "{}", std::process::id())?;
@@ -78,5 +96,19 @@ mod tests {
         assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held(Some(pid))) if pid == std::process::id()));
         drop(first);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn whoever_holds_it_holds_the_file_of_that_name() {
+        let path = std::env::temp_dir().join(format!("gate-pidfile-race-{}", std::process::id()));
+        let claim_often = || {
+            let claims = (0..2_000).filter_map(|_| PidFile::claim(&path).ok());
+            claims.map(|_held| assert!(std::fs::exists(&path).unwrap())).count()
+        };
+        let claimed = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(claim_often)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+        });
+        assert!(claimed > 0);
     }
 }

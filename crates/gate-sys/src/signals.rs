@@ -100,7 +100,10 @@ pub(crate) fn become_child() -> io::Result<()> {
     for signal in MASTERS_OWN {
         disposition(signal, SigHandler::SigIgn)?;
     }
-    disposition(Signal::SIGCHLD, SigHandler::SigDfl)?;
+    // A shell that starts us in the background leaves some of these ignored.
+    for signal in ORDERS.into_iter().chain([Signal::SIGABRT, Signal::SIGCHLD]) {
+        disposition(signal, SigHandler::SigDfl)?;
+    }
     let orders: SigSet = ORDERS.into_iter().collect();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&orders), None)?;
     Ok(())

@@ -75,7 +75,15 @@ impl Backend {
         let target = authority.parse().map_or_else(|_| Target::Name(authority.to_owned()), Target::Address);
         // What cannot be a header cannot be looked up either, and fails there with its name.
         let authority = HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("backend"));
-        Self { target, authority, prefix: prefix.to_owned(), targets: RefCell::default(), timeouts, pool: Rc::default(), row }
+        Self {
+            target,
+            authority,
+            prefix: prefix.to_owned(),
+            targets: RefCell::default(),
+            timeouts,
+            pool: Rc::default(),
+            row,
+        }
     }
 
     /// Sends a request and waits for the head of the answer. `fields` go along; Host is set here.

@@ -10,6 +10,7 @@ use gate_zone::{OwnRow, Place, Zone};
 
 use crate::journal::Journal;
 use crate::ledger::LogClock;
+use crate::throttle::Throttle;
 use crate::wire::Ground;
 
 /// Everything that a request meets on its way.
@@ -27,6 +28,7 @@ pub(crate) struct Gate {
     pub(crate) newest: NewestModel,
     pub(crate) journal: Option<Journal>,
     pub(crate) clock: LogClock,
+    pub(crate) warnings: Throttle,
     pub(crate) ground: Rc<Ground>,
 }
 

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::gate::Gate;
-use crate::wire::Line;
+use crate::wire::{Line, REFUSED};
 
 /// What stands in the log for a request whose client left before an answer, as nginx has it.
 const LEFT: u16 = 499;
@@ -66,6 +66,17 @@ pub(crate) enum Wants {
     Body,
     /// Its head: the request is HEAD.
     Head,
+}
+
+impl Record {
+    /// Method, path and query as they came; nothing of the request that stands for a head which was refused unread.
+    fn request_line(&self) -> (&[u8], &[u8]) {
+        if self.method.as_str() == REFUSED {
+            return (b"-", b"-");
+        }
+        let target = self.uri.path_and_query().map_or("*", |target| target.as_str());
+        (self.method.as_str().as_bytes(), target.as_bytes())
+    }
 }
 
 /// Whether the request gets a line.
@@ -185,8 +196,9 @@ impl Ledger {
         let mut object = Json::begin(out);
         self.gate.clock.show(|made| object.plain("time", &made.rfc3339));
         object.text("client", bytes_of(record.client.as_ref()));
-        object.text("method", record.method.as_str().as_bytes());
-        object.text("target", target(&record.uri));
+        let (method, target) = record.request_line();
+        object.text("method", method);
+        object.text("target", target);
         object.plain("route", record.route);
         object.number("status", u64::from(self.status));
         object.number("bytes", self.bytes);
@@ -214,6 +226,7 @@ impl Ledger {
 
     /// Apache's and nginx's combined format.
     fn combined(&self, record: &Record, out: &mut Vec<u8>) {
+        let (method, target) = record.request_line();
         let dash = |value: Option<&HeaderValue>| value.map_or("-".to_owned(), |value| quoted(value.as_bytes()));
         let written = self.gate.clock.show(|made| {
             writeln!(
@@ -221,8 +234,8 @@ impl Ledger {
                 "{} - - [{}] \"{} {} HTTP/1.1\" {} {} \"{}\" \"{}\"",
                 dash(record.client.as_ref()),
                 made.clf,
-                quoted(record.method.as_str().as_bytes()),
-                quoted(target(&record.uri)),
+                quoted(method),
+                quoted(target),
                 self.status,
                 self.bytes,
                 dash(record.referer.as_ref()),
@@ -235,11 +248,6 @@ impl Ledger {
 
 fn bytes_of(value: Option<&HeaderValue>) -> &[u8] {
     value.map(HeaderValue::as_bytes).unwrap_or_default()
-}
-
-/// Path and query as they came.
-fn target(uri: &Uri) -> &[u8] {
-    uri.path_and_query().map_or(b"*", |target| target.as_str().as_bytes())
 }
 
 fn fault_name(fault: Fault) -> &'static str {

@@ -16,6 +16,7 @@ mod ledger;
 mod outbound;
 mod pages;
 mod pipeline;
+mod throttle;
 mod wire;
 
 use std::fs::{File, OpenOptions};
@@ -151,6 +152,7 @@ fn build(
         newest: gate_upstream::NewestModel::default(),
         journal,
         clock: ledger::LogClock::new(),
+        warnings: throttle::Throttle::default(),
         ground: Rc::new(Ground::new(patience, caps)),
         plan,
         place,

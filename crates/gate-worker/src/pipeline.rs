@@ -11,11 +11,12 @@ use bytes::{Bytes, BytesMut};
 use gate_api::article::ArticleRequest;
 use gate_api::native::{self, NativeCall};
 use gate_api::rejection::LimitHeaders;
-use gate_api::{Dialect, Rejection, Route, route};
+use gate_api::{Dialect, Fault, Rejection, Route, route};
 use gate_limit::{Client, Permit, Refused, Scope, Standing};
 use gate_upstream::within;
+use gate_zone::clock;
 use gate_zone::layout::row;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -28,6 +29,9 @@ use crate::ledger::{Ledger, Logged};
 use crate::outbound::{Answering, Outbound};
 use crate::pages;
 use crate::wire::{Line, REFUSED};
+
+/// The longest body that is dropped unread without an end to the connection: one read surely brings it.
+const PASSING_MAX: u64 = 4096;
 
 /// A refusal with the dialect it is told in, and where the client stands if a limit refused.
 struct Refusal {
@@ -47,8 +51,10 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Serves one request.
 pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Incoming>) -> Response<Outbound> {
     let (head, body) = request.into_parts();
+    // Whoever reads it takes it.
+    let mut body = Some(body);
     let mut ledger = Ledger::open(&gate, &line, &head);
-    match until_cut(&gate, answer(&gate, &line, (&head, body), &mut ledger)).await {
+    let mut response = match until_cut(&gate, answer(&gate, &line, (&head, &mut body), &mut ledger)).await {
         Some(Ok(answering)) => answering.send(&gate, ledger),
         Some(Err(refusal)) => refuse(&gate, &line, &head, refusal, ledger),
         None => {
@@ -56,7 +62,18 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
             let refusal = Refusal { dialect, rejection: Rejection::Draining, standing: None };
             refuse(&gate, &line, &head, refusal, ledger)
         }
+    };
+    if body.is_some_and(|body| is_left_behind(&head, &body)) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// Whether more of the body is to come than hyper drops in passing. It closes the connection then, which the answer has
+/// to say.
+fn is_left_behind(head: &Parts, body: &Incoming) -> bool {
+    let is_long = body.size_hint().upper().is_none_or(|left| left > PASSING_MAX);
+    !body.is_end_stream() && (is_long || head.headers.contains_key(EXPECT))
 }
 
 /// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
@@ -73,7 +90,7 @@ async fn until_cut<T>(gate: &Gate, answering: impl Future<Output = T>) -> Option
 async fn answer(
     gate: &Rc<Gate>,
     line: &Line,
-    (head, body): (&Parts, Incoming),
+    (head, body): (&Parts, &mut Option<Incoming>),
     ledger: &mut Ledger,
 ) -> Result<Answering, Refusal> {
     let client = identify(gate, line, head);
@@ -116,10 +133,19 @@ async fn answer(
 
 /// Whose request it is.
 fn identify(gate: &Gate, line: &Line, head: &Parts) -> Caller {
+    let named = |client: &Client| {
+        let text = HeaderValue::try_from(client.addr().to_string());
+        text.unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    };
     let forwarded = head.headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
     let client = gate.trust.client(line.peer, forwarded);
-    let text = HeaderValue::try_from(client.addr().to_string());
-    Caller { client, text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")) }
+    // Without the field every request of a connection comes from the same client.
+    let text = if head.headers.contains_key(&X_FORWARDED_FOR) {
+        named(&client)
+    } else {
+        line.name.get_or_init(|| named(&client)).clone()
+    };
+    Caller { client, text }
 }
 
 /// Which route it takes; or why its head was refused before hyper read it.
@@ -158,10 +184,11 @@ fn logged(route: &Route) -> Logged {
 }
 
 /// The whole body, within its cap and its pauses.
-async fn read_body(gate: &Gate, line: &Line, head: &Parts, mut body: Incoming) -> Result<Bytes, Rejection> {
+async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Incoming>) -> Result<Bytes, Rejection> {
     if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Rejection::UnsupportedEncoding);
     }
+    let Some(mut body) = body.take() else { return Ok(Bytes::new()) };
     let (max, after) = (gate.plan.max_body, gate.plan.body_timeout);
     let too_large = Rejection::BodyTooLarge { limit: max as u64 };
     if body.size_hint().lower() > max as u64 {
@@ -254,8 +281,11 @@ fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledg
     {
         let terms = rejection.terms();
         ledger.refused(terms.fault, &terms.log);
-        if terms.fault != gate_api::Fault::Client {
-            log::warn!("{} {}: {}", head.method, head.uri.path(), terms.log);
+        if terms.fault != Fault::Client
+            && let Some(held_back) = gate.warnings.pass(clock::monotonic_ms())
+        {
+            let more = if held_back > 0 { format!(" ({held_back} more like it)") } else { String::new() };
+            log::warn!("{} {}: {}{more}", head.method, head.uri.path(), terms.log);
         }
     }
     let headers = if gate.plan.limit_headers { LimitHeaders::On } else { LimitHeaders::Off };

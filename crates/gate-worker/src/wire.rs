@@ -8,7 +8,7 @@
 //!
 //! Invariant: hyper reads no byte that [`crate::framing`] has not released.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use gate_api::Rejection;
 use gate_limit::Peer;
+use http::HeaderValue;
 use hyper::rt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -81,6 +82,8 @@ pub(crate) struct Line {
     pub(crate) peer: Peer,
     /// This end, for a request whose Host cannot be repeated.
     pub(crate) local: Option<SocketAddr>,
+    /// The peer as the log and the backend are told of it, made once for all requests.
+    pub(crate) name: OnceCell<HeaderValue>,
     busy: Cell<Busy>,
     idle_since: Cell<Instant>,
     refused: RefCell<Option<Rejection>>,
@@ -100,6 +103,7 @@ impl Line {
         Self {
             peer,
             local,
+            name: OnceCell::new(),
             busy: Cell::new(Busy::No { served: 0 }),
             idle_since: Cell::new(Instant::now()),
             refused: RefCell::default(),

@@ -5,22 +5,21 @@
 //!
 //! Invariant: `at` only moves forward, and each byte is looked at a bounded number of times.
 use super::encoding::Characters;
-use super::{DEPTH_MAX, Error, INTEGER_DIGITS_MAX, Number, Object, Text, Value};
+use super::{DEPTH_MAX, Error, INTEGER_DIGITS_MAX, Number, Object, Text, Value, plain_len};
 use std::borrow::Cow;
 
-/// A container that has begun and not ended.
-enum Open<'a> {
-    Array(Vec<Value<'a>>),
-    /// Its members so far, and the key of the value that comes next.
-    Object(Vec<(Text<'a>, Value<'a>)>, Text<'a>),
-}
+/// Members or items for which a container has room at first: most have no more, and a first allocation that grows is
+/// dearer than one of the right size.
+const FIRST_ROOM: usize = 4;
 
-/// What stands where a value should.
-enum Begun<'a> {
-    /// A whole value.
-    Whole(Value<'a>),
-    /// A container with something in it.
-    Container(Open<'a>),
+/// Most digits of a decimal fraction that a double tells from every other: such a fraction is what it reads back as.
+const DIGITS_KEPT_MAX: usize = 15;
+
+/// What became of the container that a value was put into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Continues,
+    Ends,
 }
 
 /// What an escape sequence stands for.
@@ -48,31 +47,31 @@ pub(super) fn document(source: Characters<'_>) -> Result<Value<'_>, Error> {
 
 impl<'a> Scanner<'a> {
     fn value(&mut self) -> Result<Value<'a>, Error> {
-        let mut open: Vec<Open<'a>> = Vec::new();
+        // Containers that have begun and not ended, the innermost last.
+        let mut open: Vec<Value<'a>> = Vec::with_capacity(FIRST_ROOM);
         loop {
-            match self.begin(open.len())? {
-                Begun::Container(container) => open.push(container),
-                Begun::Whole(mut value) => loop {
-                    let Some(innermost) = open.pop() else { return Ok(value) };
-                    match self.give(value, innermost)? {
-                        Begun::Container(unfinished) => {
-                            open.push(unfinished);
-                            break;
-                        }
-                        Begun::Whole(container) => value = container,
-                    }
-                },
+            let Some(mut value) = self.begin(&mut open)? else { continue };
+            loop {
+                let Some(innermost) = open.last_mut() else { return Ok(value) };
+                if self.give(value, innermost)? == Container::Continues {
+                    break;
+                }
+                match open.pop() {
+                    Some(Value::Object(members)) => value = Value::Object(Object::of(members.members)),
+                    Some(ended) => value = ended,
+                    None => break,
+                }
             }
         }
     }
 
-    /// Reads a scalar, an empty container, or a container's beginning up to its first value.
-    fn begin(&mut self, depth: usize) -> Result<Begun<'a>, Error> {
+    /// Reads a scalar or an empty container, or opens a container and reads up to its first value.
+    fn begin(&mut self, open: &mut Vec<Value<'a>>) -> Result<Option<Value<'a>>, Error> {
         let opening = self.peek();
         if !matches!(opening, Some(b'{' | b'[')) {
-            return self.scalar().map(Begun::Whole);
+            return self.scalar().map(Some);
         }
-        if depth == DEPTH_MAX {
+        if open.len() == DEPTH_MAX {
             return Err(Error::TooDeep);
         }
         self.at += 1;
@@ -80,51 +79,59 @@ impl<'a> Scanner<'a> {
         match (opening, self.peek()) {
             (Some(b'{'), Some(b'}')) => {
                 self.at += 1;
-                Ok(Begun::Whole(Value::Object(Object::default())))
+                return Ok(Some(Value::Object(Object::default())));
             }
-            (Some(b'{'), _) => Ok(Begun::Container(Open::Object(Vec::new(), self.key()?))),
+            (Some(b'{'), _) => {
+                let key = self.key()?;
+                let mut members = Vec::with_capacity(FIRST_ROOM);
+                members.push((key, Value::Null));
+                open.push(Value::Object(Object { members }));
+            }
             (_, Some(b']')) => {
                 self.at += 1;
-                Ok(Begun::Whole(Value::Array(Vec::new())))
+                return Ok(Some(Value::Array(Vec::new())));
             }
-            _ => Ok(Begun::Container(Open::Array(Vec::new()))),
+            _ => open.push(Value::Array(Vec::with_capacity(FIRST_ROOM))),
         }
+        Ok(None)
     }
 
     /// Puts a value into the container it stands in, then reads on to the next value or the container's end.
-    fn give(&mut self, value: Value<'a>, container: Open<'a>) -> Result<Begun<'a>, Error> {
+    fn give(&mut self, value: Value<'a>, container: &mut Value<'a>) -> Result<Container, Error> {
         self.skip_blanks();
-        let next = self.peek();
         match container {
-            Open::Array(mut items) => {
+            Value::Object(Object { members }) => {
+                // The key came first and waits with null for its value.
+                if let Some((_, waiting)) = members.last_mut() {
+                    *waiting = value;
+                }
+                let after = self.after_value(b'}')?;
+                if after == Container::Continues {
+                    members.push((self.key()?, Value::Null));
+                }
+                Ok(after)
+            }
+            Value::Array(items) => {
                 items.push(value);
-                self.after_value(next, b']')?;
-                Ok(match next {
-                    Some(b',') => Begun::Container(Open::Array(items)),
-                    _ => Begun::Whole(Value::Array(items)),
-                })
+                self.after_value(b']')
             }
-            Open::Object(mut members, key) => {
-                members.push((key, value));
-                self.after_value(next, b'}')?;
-                Ok(match next {
-                    Some(b',') => Begun::Container(Open::Object(members, self.key()?)),
-                    _ => Begun::Whole(Value::Object(Object::of(members))),
-                })
-            }
+            _ => Ok(Container::Ends),
         }
     }
 
-    fn after_value(&mut self, next: Option<u8>, end: u8) -> Result<(), Error> {
-        match next {
+    fn after_value(&mut self, end: u8) -> Result<Container, Error> {
+        match self.peek() {
             Some(b',') => {
                 self.at += 1;
                 self.skip_blanks();
+                Ok(Container::Continues)
             }
-            Some(byte) if byte == end => self.at += 1,
-            _ => return Err(self.syntax("Expecting ',' delimiter", self.at)),
+            Some(byte) if byte == end => {
+                self.at += 1;
+                Ok(Container::Ends)
+            }
+            _ => Err(self.syntax("Expecting ',' delimiter", self.at)),
         }
-        Ok(())
     }
 
     /// Reads a key and its colon, up to the value.
@@ -143,27 +150,23 @@ impl<'a> Scanner<'a> {
     }
 
     fn scalar(&mut self) -> Result<Value<'a>, Error> {
-        let words: [(&[u8], Value<'a>); 6] = [
-            (b"null", Value::Null),
-            (b"true", Value::Bool(true)),
-            (b"false", Value::Bool(false)),
-            (b"NaN", Value::Number(Number::Float(f64::NAN))),
-            (b"Infinity", Value::Number(Number::Float(f64::INFINITY))),
-            (b"-Infinity", Value::Number(Number::Float(f64::NEG_INFINITY))),
-        ];
-        match self.peek() {
+        let (word, value) = match self.peek() {
             Some(b'"') => return self.string().map(Value::Text),
-            Some(b'0'..=b'9') => return self.number().map(Value::Number),
-            _ => {}
-        }
-        let rest = &self.source.bytes[self.at..];
-        for (word, value) in words {
-            if rest.starts_with(word) {
-                self.at += word.len();
-                return Ok(value);
+            Some(b'n') => ("null", Value::Null),
+            Some(b't') => ("true", Value::Bool(true)),
+            Some(b'f') => ("false", Value::Bool(false)),
+            Some(b'N') => ("NaN", Value::Number(Number::Float(f64::NAN))),
+            Some(b'I') => ("Infinity", Value::Number(Number::Float(f64::INFINITY))),
+            Some(b'-') if self.source.bytes.get(self.at + 1) == Some(&b'I') => {
+                ("-Infinity", Value::Number(Number::Float(f64::NEG_INFINITY)))
             }
+            _ => return self.number().map(Value::Number),
+        };
+        if !self.source.bytes[self.at..].starts_with(word.as_bytes()) {
+            return Err(self.syntax("Expecting value", self.at));
         }
-        self.number().map(Value::Number)
+        self.at += word.len();
+        Ok(value)
     }
 
     fn number(&mut self) -> Result<Number<'a>, Error> {
@@ -182,6 +185,7 @@ impl<'a> Scanner<'a> {
                 end = fraction_end;
             }
         }
+        let decimal_end = end;
         if matches!(bytes.get(end), Some(b'e' | b'E')) {
             let digits = end + 1 + usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
             let exponent_end = self.digits_end(digits);
@@ -192,6 +196,9 @@ impl<'a> Scanner<'a> {
         self.at = end;
         let text = self.ascii(start, end);
         if end > whole_end {
+            if end == decimal_end && is_printed(&bytes[digits_start..whole_end], &bytes[whole_end + 1..end]) {
+                return Ok(Number::Decimal(text));
+            }
             // A JSON number is always a Rust float literal; were it not, it could only be unwritable.
             return Ok(Number::Float(text.parse().unwrap_or(f64::NAN)));
         }
@@ -290,9 +297,7 @@ impl<'a> Scanner<'a> {
 
     /// Where the characters end that stand for themselves in a string.
     fn plain_end(&self, start: usize) -> usize {
-        let rest = &self.source.bytes[start..];
-        let plain = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
-        start + plain.unwrap_or(rest.len())
+        start + plain_len(&self.source.bytes[start..])
     }
 
     fn digits_end(&self, start: usize) -> usize {
@@ -327,4 +332,12 @@ impl<'a> Scanner<'a> {
         let position = self.source.bytes[..byte].iter().filter(|&&byte| byte & 0xC0 != 0x80).count();
         Error::Syntax { message, position }
     }
+}
+
+/// Whether the digits before and after a decimal point are those that Python prints: few enough to be told from every
+/// other double, none needless, and not so small a number that it would get an exponent.
+fn is_printed(whole: &[u8], fraction: &[u8]) -> bool {
+    whole.len() + fraction.len() <= DIGITS_KEPT_MAX
+        && (fraction == b"0" || fraction.last() != Some(&b'0'))
+        && !(whole == b"0" && fraction.starts_with(b"0000"))
 }

@@ -3,7 +3,7 @@
 //! It does not sort, indent or shorten.
 //!
 //! Invariant: what is written is UTF-8 and strict JSON, or [`Unwritable`] is the answer.
-use super::{Number, Object, Text, Value};
+use super::{Number, Object, Text, Value, plain_len};
 use std::fmt::{self, Write as _};
 
 /// Somewhere in the value is a `NaN`, an infinity or a lone surrogate, which JSON in UTF-8 cannot hold.
@@ -18,6 +18,7 @@ impl Value<'_> {
             Value::Bool(true) => out.push_str("true"),
             Value::Bool(false) => out.push_str("false"),
             Value::Number(Number::Integer(digits)) => out.push_str(digits),
+            Value::Number(Number::Decimal(text)) => out.push_str(text),
             Value::Number(Number::Float(double)) => write_float(*double, out)?,
             Value::Text(text) => text.write(out)?,
             Value::Array(items) => {
@@ -70,14 +71,13 @@ impl Text<'_> {
 pub fn write_text(text: &str, out: &mut String) {
     out.reserve(text.len() + 2);
     out.push('"');
-    let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        // Escaped bytes are ASCII, so both ends are character boundaries.
-        out.push_str(&text[plain..at]);
-        plain = at + 1;
+    let mut rest = text;
+    loop {
+        // What ends plain text is ASCII, so both ends are character boundaries.
+        let (plain, escaped) = rest.split_at(plain_len(rest.as_bytes()));
+        out.push_str(plain);
+        let Some(&byte) = escaped.as_bytes().first() else { break };
+        rest = &escaped[1..];
         match byte {
             b'"' => out.push_str("\\\""),
             b'\\' => out.push_str("\\\\"),
@@ -95,7 +95,6 @@ pub fn write_text(text: &str, out: &mut String) {
             }
         }
     }
-    out.push_str(&text[plain..]);
     out.push('"');
 }
 

@@ -38,6 +38,8 @@ struct World {
     pids: i32,
     fates: Vec<Fate>,
     broken: Vec<Generation>,
+    /// The last generation's number.
+    loads: Generation,
     trouble: Trouble,
     code: Option<u8>,
 }
@@ -54,7 +56,18 @@ impl World {
         world.allow(WISH.boot_ms, WISH.graceful_ms);
         let want = Desired::first(WISH);
         let dice = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
-        Self { want, seen: world, now: 0, dice, pids: 1, fates: vec![], broken: vec![], trouble: Trouble::On, code: None }
+        Self {
+            want,
+            seen: world,
+            now: 0,
+            dice,
+            pids: 1,
+            fates: vec![],
+            broken: vec![],
+            loads: 1,
+            trouble: Trouble::On,
+            code: None,
+        }
     }
 
     fn roll(&mut self, sides: u64) -> u64 {
@@ -110,7 +123,9 @@ impl World {
         if self.trouble == Trouble::On && self.roll(4) == 0 {
             return Event::LoadRefused;
         }
-        let generation = self.want.target + 1 + self.broken.len() as Generation;
+        // A number is used once: processes of a generation that was given up may still be there.
+        self.loads += 1;
+        let generation = self.loads;
         if self.trouble == Trouble::On && self.roll(3) == 0 {
             self.broken.push(generation);
         }

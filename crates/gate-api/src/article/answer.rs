@@ -1,0 +1,243 @@
+//! Ollama's answer to the article's request: one pass over its bytes that keeps `response` and skips the rest (the
+//! `context` array above all) without building or decoding it.
+//!
+//! It does not check that skipped strings are UTF-8, nor that skipped escapes name characters. It needs no recursion
+//! and, unless values it skips are nested, no memory.
+//!
+//! Invariant: what is answered is strict JSON, and its text is what Ollama's answer means.
+#![expect(clippy::inline_always, reason = "tokens are short: a call for each costs more than reading it")]
+
+use crate::json::{digits_len, plain_len, write_text};
+use std::borrow::Cow;
+
+/// The key of Ollama's text, as it nearly always stands.
+const RESPONSE_QUOTED: &[u8] = b"\"response\"";
+/// The same, as it is meant.
+const RESPONSE: &str = "response";
+/// What stands around the text in the article's answer.
+const BEFORE: &[u8] = b"{\"response\":";
+const AFTER: &[u8] = b"}";
+
+/// The article's answer, `{"response":...}`, from the whole object that Ollama answered. `None` if that is no JSON
+/// object, or its `response` is missing or neither text nor null.
+pub fn answer_body(upstream: &[u8]) -> Option<Vec<u8>> {
+    let response = response(upstream)?;
+    let mut out = Vec::with_capacity(BEFORE.len() + response.len() + AFTER.len());
+    out.extend_from_slice(BEFORE);
+    out.extend_from_slice(response.as_bytes());
+    out.extend_from_slice(AFTER);
+    Some(out)
+}
+
+/// The last `response` of the object that is the whole document, as the article's server writes it.
+fn response(document: &[u8]) -> Option<Cow<'_, str>> {
+    let mut found = None;
+    let mut at = blanks_end(document, expect(b'{', document, blanks_end(document, 0))?);
+    if document.get(at) != Some(&b'}') {
+        loop {
+            let (value_start, is_response) = key(document, at)?;
+            at = if is_response {
+                let (response, end) = text_or_null(document, value_start)?;
+                found = Some(response);
+                end
+            } else {
+                value_end(document, value_start)?
+            };
+            at = blanks_end(document, at);
+            if document.get(at) != Some(&b',') {
+                break;
+            }
+            at = blanks_end(document, at + 1);
+        }
+    }
+    at = blanks_end(document, expect(b'}', document, at)?);
+    if at == document.len() { found } else { None }
+}
+
+/// Where the value begins of the key at `start`, and whether the key is `response`.
+#[inline(always)]
+fn key(document: &[u8], start: usize) -> Option<(usize, bool)> {
+    let (end, form) = string_end(document, start)?;
+    let quoted = &document[start..end];
+    let is_response = match form {
+        Form::Plain => quoted == RESPONSE_QUOTED,
+        Form::Escaped => decoded(quoted)? == RESPONSE,
+    };
+    let colon = blanks_end(document, end);
+    Some((blanks_end(document, expect(b':', document, colon)?), is_response))
+}
+
+/// The text or null at `start` as the article's server writes it, and where it ends.
+fn text_or_null(document: &[u8], start: usize) -> Option<(Cow<'_, str>, usize)> {
+    if document.get(start) != Some(&b'"') {
+        return word_end(b"null", document, start).map(|end| (Cow::Borrowed("null"), end));
+    }
+    let (end, form) = string_end(document, start)?;
+    let quoted = &document[start..end];
+    let written = match form {
+        // A string without escapes holds nothing that has to be written as one.
+        Form::Plain => Cow::Borrowed(std::str::from_utf8(quoted).ok()?),
+        Form::Escaped => {
+            // What an escape is written as is never longer than itself.
+            let mut written = String::with_capacity(quoted.len());
+            write_text(&decoded(quoted)?, &mut written);
+            Cow::Owned(written)
+        }
+    };
+    Some((written, end))
+}
+
+/// What a string stands for, or nothing if that is no text.
+#[cold]
+#[inline(never)]
+fn decoded(quoted: &[u8]) -> Option<String> {
+    serde_json::from_slice(quoted).ok()
+}
+
+/// Where the value ends that begins at `start`.
+fn value_end(document: &[u8], start: usize) -> Option<usize> {
+    match document.get(start)? {
+        b'{' | b'[' => container_end(document, start),
+        _ => scalar_end(document, start),
+    }
+}
+
+#[inline(never)]
+fn container_end(document: &[u8], start: usize) -> Option<usize> {
+    // The innermost container's end stands outside the vector, so that flat ones allocate nothing.
+    let mut innermost = None;
+    let mut outer: Vec<u8> = Vec::new();
+    let mut at = start;
+    loop {
+        let opened = match document.get(at)? {
+            b'{' => Some(b'}'),
+            b'[' => Some(b']'),
+            _ => None,
+        };
+        if let Some(end) = opened {
+            outer.extend(innermost.replace(end));
+            at = blanks_end(document, at + 1);
+            if document.get(at) != Some(&end) {
+                at = value_start(document, at, end)?;
+                continue;
+            }
+        } else {
+            at = scalar_end(document, at)?;
+        }
+        loop {
+            let Some(end) = innermost else { return Some(at) };
+            at = blanks_end(document, at);
+            let next = *document.get(at)?;
+            at += 1;
+            if next == b',' {
+                at = value_start(document, blanks_end(document, at), end)?;
+                break;
+            }
+            if next != end {
+                return None;
+            }
+            innermost = outer.pop();
+        }
+    }
+}
+
+/// Where the next value begins of a container that ends with `end`.
+fn value_start(document: &[u8], at: usize, end: u8) -> Option<usize> {
+    if end == b'}' { key(document, at).map(|(start, _)| start) } else { Some(at) }
+}
+
+#[inline(always)]
+fn scalar_end(document: &[u8], start: usize) -> Option<usize> {
+    match document.get(start)? {
+        b'"' => string_end(document, start).map(|(end, _)| end),
+        b't' => word_end(b"true", document, start),
+        b'f' => word_end(b"false", document, start),
+        b'n' => word_end(b"null", document, start),
+        _ => number_end(document, start),
+    }
+}
+
+/// Whether a string has escapes in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Escaped,
+}
+
+/// Where the string with the opening quote at `start` ends, after its closing quote.
+#[inline(always)]
+fn string_end(document: &[u8], start: usize) -> Option<(usize, Form)> {
+    let content = expect(b'"', document, start)?;
+    let plain_end = content + plain_len(document.get(content..)?);
+    match document.get(plain_end)? {
+        b'"' => Some((plain_end + 1, Form::Plain)),
+        b'\\' => escaped_string_end(document, plain_end).map(|end| (end, Form::Escaped)),
+        _ => None,
+    }
+}
+
+/// The same for a string whose first escape is at `backslash`.
+#[inline(never)]
+fn escaped_string_end(document: &[u8], backslash: usize) -> Option<usize> {
+    let mut at = backslash;
+    loop {
+        at = escape_end(document, at)?;
+        at += plain_len(document.get(at..)?);
+        match document.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => {}
+            _ => return None,
+        }
+    }
+}
+
+fn escape_end(document: &[u8], backslash: usize) -> Option<usize> {
+    match document.get(backslash + 1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(backslash + 2),
+        b'u' => {
+            let digits = document.get(backslash + 2..backslash + 6)?;
+            digits.iter().all(u8::is_ascii_hexdigit).then_some(backslash + 6)
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn number_end(document: &[u8], start: usize) -> Option<usize> {
+    let whole = start + usize::from(document.get(start) == Some(&b'-'));
+    let mut at = if document.get(whole) == Some(&b'0') { whole + 1 } else { digits_end(document, whole)? };
+    if document.get(at) == Some(&b'.') {
+        at = digits_end(document, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = document.get(at) {
+        at += 1 + usize::from(matches!(document.get(at + 1), Some(b'+' | b'-')));
+        at = digits_end(document, at)?;
+    }
+    Some(at)
+}
+
+/// Where the digits end that begin at `start`, which is at least one.
+#[inline(always)]
+fn digits_end(document: &[u8], start: usize) -> Option<usize> {
+    let count = digits_len(document.get(start..)?);
+    (count > 0).then_some(start + count)
+}
+
+#[inline(always)]
+fn word_end(word: &[u8], document: &[u8], start: usize) -> Option<usize> {
+    document.get(start..)?.starts_with(word).then_some(start + word.len())
+}
+
+#[inline(always)]
+fn expect(byte: u8, document: &[u8], at: usize) -> Option<usize> {
+    (document.get(at) == Some(&byte)).then_some(at + 1)
+}
+
+#[inline(always)]
+fn blanks_end(document: &[u8], start: usize) -> usize {
+    let mut end = start;
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = document.get(end) {
+        end += 1;
+    }
+    end
+}
