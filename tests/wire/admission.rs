@@ -58,6 +58,13 @@ fn kill_all(gate: &Gate) {
     });
 }
 
+/// Reloads, and waits until the last worker of before is gone: until then it may take a connection.
+fn reload(gate: &mut Gate) {
+    let old = gate.workers();
+    gate.reload();
+    wait_for("the old workers to leave", || gate.workers().iter().all(|pid| !old.contains(pid)).then_some(()));
+}
+
 #[test]
 fn exactly_as_many_pass_as_the_limit_says() {
     for mode in [&[][..], &["--reuse-port"]] {
@@ -79,7 +86,7 @@ fn no_count_is_lost_with_the_processes_that_made_it() {
         let arguments = [&["--workers", "3", "--limit", "10/hour"], mode].concat();
         let mut gate = gate(&backend, &arguments).start();
         assert_eq!(burst_of_60(&gate), BTreeMap::from([(200, 10), (429, 50)]), "{mode:?}");
-        gate.reload();
+        reload(&mut gate);
         assert_eq!(burst_of_60(&gate), BTreeMap::from([(429, 60)]), "{mode:?}: after a reload");
         kill_all(&gate);
         assert_eq!(burst_of_60(&gate).get(&200), None, "{mode:?}: after all workers died");
@@ -245,7 +252,7 @@ fn a_changed_limit_starts_fresh_and_an_unchanged_one_goes_on() {
     let used = |gate: &Gate| [1, 2, 3].map(|_| (gate.ask(&article("a")).status, gate.ask(&generate_whole("a")).status));
     assert_eq!(used(&gate), [(200, 200), (200, 200), (429, 429)]);
     gate.configure(&before.replacen("\"2/hour\"", "\"3/hour\"", 1));
-    gate.reload();
+    reload(&mut gate);
     assert_eq!(used(&gate), [(200, 429), (200, 429), (200, 429)]);
     assert_eq!(gate.ask(&article("a")).text(), "{\"error\":\"Rate limit exceeded: 3 per 1 hour\"}");
 }
@@ -262,7 +269,7 @@ fn gcra_lets_the_amount_pass_at_once_and_the_next_much_sooner_than_a_window_woul
         let retry: u64 = refused.header("retry-after").unwrap().parse().unwrap();
         assert!((300..=360).contains(&retry), "a tenth of an hour, less what has passed: {retry}");
     }
-    gate.reload();
+    reload(&mut gate);
     assert_eq!(gate.ask(&article("hi")).status, 429);
 }
 

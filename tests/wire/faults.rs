@@ -70,7 +70,17 @@ fn nobody_there_is_a_bad_gateway() {
     }
     let answer = gate.get("/api/tags");
     assert_eq!((answer.status, error_of(&answer).as_str()), (502, "Ollama could not be reached"));
-    assert!(gate.log().contains("Connection refused"), "the operator is told the cause");
+}
+
+#[test]
+fn the_operator_is_told_the_cause_that_the_client_is_not() {
+    // Nobody listens on port 1.
+    let mut gate = gate_before("http://127.0.0.1:1", &[]).start();
+    let answer = gate.ask(&Request::get("/ollama_generate/a-secret-prompt"));
+    assert_eq!((answer.status, answer.text().as_str()), (502, "{\"error\":\"Ollama could not be reached\"}"));
+    let line = gate.log_has("GET article_item");
+    assert!(line.contains("http://127.0.0.1:1") && line.contains("Connection refused"), "{line}");
+    assert!(!gate.log().contains("secret"), "a prompt is not the operator's business");
 }
 
 #[test]

@@ -7,8 +7,10 @@
 mod answer;
 mod complaint;
 pub(crate) mod fields;
+mod ordinary;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use crate::json::{self, Characters, Decoded, Object, Text, Value, write_text};
 use crate::rejection::Rejection;
@@ -53,6 +55,14 @@ impl<'a> ArticleRequest<'a> {
             let text = std::str::from_utf8(body).map_err(|_| Rejection::Unreadable)?;
             return Err(refusal(&[not_an_object(Input::Plain(text))]));
         }
+        match ordinary::read(body) {
+            Some(request) => Ok(request),
+            None => Self::from_any_body(body),
+        }
+    }
+
+    /// The same for any body that is to be read as JSON.
+    fn from_any_body(body: &'a [u8]) -> Result<Self, Rejection> {
         match json::decode(body).map_err(|error| refused(&error))? {
             Decoded::InPlace(characters) => Self::from_document(characters),
             Decoded::Converted(document) => {

@@ -18,7 +18,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 pub use encoding::{Characters, Converted, Decoded};
-pub(crate) use plain::{digits_len, plain_len};
+pub(crate) use plain::plain_len;
+pub(crate) use scan::is_printed;
 pub use write::{Unwritable, write_text};
 
 /// Deepest nesting of arrays and objects that is read. CPython 3.11 gives up where its recursion limit of 1000 ends,

@@ -154,6 +154,10 @@ pub(crate) async fn accept_all(gate: Rc<Gate>, source: Source) {
 }
 
 fn is_above_share(gate: &Gate) -> bool {
+    if gate.plan.reuse_port {
+        // Nobody else can take what waits in a socket of this worker's own.
+        return false;
+    }
     let Some(mean) = gate.zone.scoreboard().mean_load(clock::monotonic_ms(), FRESH_MS) else { return false };
     let (own, mean) = (gate.row.row().load_now(), mean.ceil());
     own.in_flight > mean.in_flight + ABOVE_REQUESTS || own.connections > mean.connections + ABOVE_CONNECTIONS

@@ -10,7 +10,7 @@ use gate_api::Fault;
 use gate_config::AccessLogFormat;
 use gate_zone::layout::row;
 use http::header::{HeaderValue, REFERER, USER_AGENT};
-use http::{Method, Uri};
+use http::{Method, Uri, Version};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -44,6 +44,7 @@ pub(crate) struct Ledger {
     refusal: Option<String>,
     wants: Wants,
     logged: Logged,
+    route: &'static str,
 }
 
 /// What only the access log wants to know: handles of what the request holds anyway, made text when the line is written.
@@ -54,9 +55,9 @@ struct Record {
     uri: Uri,
     referer: Option<HeaderValue>,
     agent: Option<HeaderValue>,
-    route: &'static str,
     model: Option<Rc<str>>,
     upstream: Option<Duration>,
+    version: Version,
 }
 
 /// What of the answer the client reads.
@@ -99,9 +100,9 @@ impl Ledger {
             uri: head.uri.clone(),
             referer: head.headers.get(REFERER).cloned(),
             agent: head.headers.get(USER_AGENT).cloned(),
-            route: "",
             model: None,
             upstream: None,
+            version: head.version,
         });
         Self {
             gate: Rc::clone(gate),
@@ -114,6 +115,7 @@ impl Ledger {
             refusal: None,
             wants: if head.method == Method::HEAD { Wants::Head } else { Wants::Body },
             logged: Logged::Yes,
+            route: "",
         }
     }
 
@@ -127,9 +129,12 @@ impl Ledger {
     /// Says which route it takes.
     pub(crate) fn route(&mut self, name: &'static str, logged: Logged) {
         self.logged = logged;
-        if let Some(record) = &mut self.record {
-            record.route = name;
-        }
+        self.route = name;
+    }
+
+    /// Which route it takes, as it is named in logs.
+    pub(crate) fn route_name(&self) -> &'static str {
+        self.route
     }
 
     /// Says which model it asks for.
@@ -199,7 +204,7 @@ impl Ledger {
         let (method, target) = record.request_line();
         object.text("method", method);
         object.text("target", target);
-        object.plain("route", record.route);
+        object.plain("route", self.route);
         object.number("status", u64::from(self.status));
         object.number("bytes", self.bytes);
         object.millis("ms", took);
@@ -231,11 +236,12 @@ impl Ledger {
         let written = self.gate.clock.show(|made| {
             writeln!(
                 out,
-                "{} - - [{}] \"{} {} HTTP/1.1\" {} {} \"{}\" \"{}\"",
+                "{} - - [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
                 dash(record.client.as_ref()),
                 made.clf,
                 quoted(method),
                 quoted(target),
+                record.version,
                 self.status,
                 self.bytes,
                 dash(record.referer.as_ref()),

@@ -285,7 +285,8 @@ fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledg
             && let Some(held_back) = gate.warnings.pass(clock::monotonic_ms())
         {
             let more = if held_back > 0 { format!(" ({held_back} more like it)") } else { String::new() };
-            log::warn!("{} {}: {}{more}", head.method, head.uri.path(), terms.log);
+            // The route and not the path, which holds the prompt on one of them.
+            log::warn!("{} {}: {}{more}", head.method, ledger.route_name(), terms.log);
         }
     }
     let headers = if gate.plan.limit_headers { LimitHeaders::On } else { LimitHeaders::Off };

@@ -5,9 +5,8 @@
 //! and, unless values it skips are nested, no memory.
 //!
 //! Invariant: what is answered is strict JSON, and its text is what Ollama's answer means.
-#![expect(clippy::inline_always, reason = "tokens are short: a call for each costs more than reading it")]
-
-use crate::json::{digits_len, plain_len, write_text};
+use super::tokens::{Form, blanks_end, expect, number_end, string_end, word_end};
+use crate::json::write_text;
 use std::borrow::Cow;
 
 /// The key of Ollama's text, as it nearly always stands.
@@ -24,13 +23,13 @@ pub fn answer_body(upstream: &[u8]) -> Option<Vec<u8>> {
     let response = response(upstream)?;
     let mut out = Vec::with_capacity(BEFORE.len() + response.len() + AFTER.len());
     out.extend_from_slice(BEFORE);
-    out.extend_from_slice(response.as_bytes());
+    out.extend_from_slice(&response);
     out.extend_from_slice(AFTER);
     Some(out)
 }
 
 /// The last `response` of the object that is the whole document, as the article's server writes it.
-fn response(document: &[u8]) -> Option<Cow<'_, str>> {
+fn response(document: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut found = None;
     let mut at = blanks_end(document, expect(b'{', document, blanks_end(document, 0))?);
     if document.get(at) != Some(&b'}') {
@@ -55,7 +54,7 @@ fn response(document: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 /// Where the value begins of the key at `start`, and whether the key is `response`.
-#[inline(always)]
+#[inline]
 fn key(document: &[u8], start: usize) -> Option<(usize, bool)> {
     let (end, form) = string_end(document, start)?;
     let quoted = &document[start..end];
@@ -68,20 +67,21 @@ fn key(document: &[u8], start: usize) -> Option<(usize, bool)> {
 }
 
 /// The text or null at `start` as the article's server writes it, and where it ends.
-fn text_or_null(document: &[u8], start: usize) -> Option<(Cow<'_, str>, usize)> {
+fn text_or_null(document: &[u8], start: usize) -> Option<(Cow<'_, [u8]>, usize)> {
     if document.get(start) != Some(&b'"') {
-        return word_end(b"null", document, start).map(|end| (Cow::Borrowed("null"), end));
+        return word_end(b"null", document, start).map(|end| (Cow::Borrowed(&b"null"[..]), end));
     }
     let (end, form) = string_end(document, start)?;
     let quoted = &document[start..end];
     let written = match form {
         // A string without escapes holds nothing that has to be written as one.
-        Form::Plain => Cow::Borrowed(std::str::from_utf8(quoted).ok()?),
+        Form::Plain if quoted.is_ascii() || std::str::from_utf8(quoted).is_ok() => Cow::Borrowed(quoted),
+        Form::Plain => return None,
         Form::Escaped => {
             // What an escape is written as is never longer than itself.
             let mut written = String::with_capacity(quoted.len());
             write_text(&decoded(quoted)?, &mut written);
-            Cow::Owned(written)
+            Cow::Owned(written.into_bytes())
         }
     };
     Some((written, end))
@@ -146,7 +146,7 @@ fn value_start(document: &[u8], at: usize, end: u8) -> Option<usize> {
     if end == b'}' { key(document, at).map(|(start, _)| start) } else { Some(at) }
 }
 
-#[inline(always)]
+#[inline]
 fn scalar_end(document: &[u8], start: usize) -> Option<usize> {
     match document.get(start)? {
         b'"' => string_end(document, start).map(|(end, _)| end),
@@ -155,89 +155,4 @@ fn scalar_end(document: &[u8], start: usize) -> Option<usize> {
         b'n' => word_end(b"null", document, start),
         _ => number_end(document, start),
     }
-}
-
-/// Whether a string has escapes in it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Plain,
-    Escaped,
-}
-
-/// Where the string with the opening quote at `start` ends, after its closing quote.
-#[inline(always)]
-fn string_end(document: &[u8], start: usize) -> Option<(usize, Form)> {
-    let content = expect(b'"', document, start)?;
-    let plain_end = content + plain_len(document.get(content..)?);
-    match document.get(plain_end)? {
-        b'"' => Some((plain_end + 1, Form::Plain)),
-        b'\\' => escaped_string_end(document, plain_end).map(|end| (end, Form::Escaped)),
-        _ => None,
-    }
-}
-
-/// The same for a string whose first escape is at `backslash`.
-#[inline(never)]
-fn escaped_string_end(document: &[u8], backslash: usize) -> Option<usize> {
-    let mut at = backslash;
-    loop {
-        at = escape_end(document, at)?;
-        at += plain_len(document.get(at..)?);
-        match document.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => {}
-            _ => return None,
-        }
-    }
-}
-
-fn escape_end(document: &[u8], backslash: usize) -> Option<usize> {
-    match document.get(backslash + 1)? {
-        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(backslash + 2),
-        b'u' => {
-            let digits = document.get(backslash + 2..backslash + 6)?;
-            digits.iter().all(u8::is_ascii_hexdigit).then_some(backslash + 6)
-        }
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn number_end(document: &[u8], start: usize) -> Option<usize> {
-    let whole = start + usize::from(document.get(start) == Some(&b'-'));
-    let mut at = if document.get(whole) == Some(&b'0') { whole + 1 } else { digits_end(document, whole)? };
-    if document.get(at) == Some(&b'.') {
-        at = digits_end(document, at + 1)?;
-    }
-    if let Some(b'e' | b'E') = document.get(at) {
-        at += 1 + usize::from(matches!(document.get(at + 1), Some(b'+' | b'-')));
-        at = digits_end(document, at)?;
-    }
-    Some(at)
-}
-
-/// Where the digits end that begin at `start`, which is at least one.
-#[inline(always)]
-fn digits_end(document: &[u8], start: usize) -> Option<usize> {
-    let count = digits_len(document.get(start..)?);
-    (count > 0).then_some(start + count)
-}
-
-#[inline(always)]
-fn word_end(word: &[u8], document: &[u8], start: usize) -> Option<usize> {
-    document.get(start..)?.starts_with(word).then_some(start + word.len())
-}
-
-#[inline(always)]
-fn expect(byte: u8, document: &[u8], at: usize) -> Option<usize> {
-    (document.get(at) == Some(&byte)).then_some(at + 1)
-}
-
-#[inline(always)]
-fn blanks_end(document: &[u8], start: usize) -> usize {
-    let mut end = start;
-    while let Some(b' ' | b'\t' | b'\n' | b'\r') = document.get(end) {
-        end += 1;
-    }
-    end
 }

@@ -1,12 +1,13 @@
-//! Where plain text ends in a JSON string, and digits in a number: found eight bytes at a time, for readers and the
-//! writer alike.
+//! Where plain text ends in a JSON string: found eight bytes at a time, for readers and the writer alike.
 //!
-//! It does not read escapes or numbers, and it does not check that text is UTF-8.
+//! It does not read escapes, and it does not check that text is UTF-8.
 //!
 //! Invariant: the answer is the same as a look at each byte would give.
 
+/// Bytes that are looked at together.
+const WORD: usize = 8;
 /// The byte 1 in each lane of a word.
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const ONES: u64 = u64::from_ne_bytes([1; WORD]);
 /// The highest bit of each lane.
 const HIGHS: u64 = ONES << 7;
 /// The first byte that a JSON string may hold as it is.
@@ -17,54 +18,38 @@ const FIRST_PLAIN: u8 = 0x20;
 #[inline]
 pub(crate) fn plain_len(text: &[u8]) -> usize {
     let mut rest = text;
-    while let Some((word, more)) = rest.split_first_chunk::<8>() {
-        let marks = marks(u64::from_le_bytes(*word));
+    while let Some((word, more)) = rest.split_first_chunk::<WORD>() {
+        let marks = marks(*word);
         if marks != 0 {
             return text.len() - rest.len() + marks.trailing_zeros() as usize / 8;
         }
         rest = more;
     }
-    match text.last_chunk::<8>() {
-        // All but the rest is known to be plain, so a mark in this word is in the rest.
-        Some(word) => match marks(u64::from_le_bytes(*word)) {
-            0 => text.len(),
-            marks => text.len() - 8 + marks.trailing_zeros() as usize / 8,
-        },
-        None => plain_len_by_bytes(text),
-    }
+    end_of_plain_len(text)
 }
 
-/// The same for less than a word. Apart, so that the rest stays small where it is inlined.
+/// The same for a text with no mark in its whole words. Apart, so that the loop stays small where it is inlined.
 #[inline(never)]
-fn plain_len_by_bytes(text: &[u8]) -> usize {
-    let ends = |byte: &u8| *byte < FIRST_PLAIN || matches!(byte, b'"' | b'\\');
-    text.iter().position(ends).unwrap_or(text.len())
-}
-
-/// How many bytes at the start of `text` are decimal digits.
-#[inline]
-pub(crate) fn digits_len(text: &[u8]) -> usize {
-    const ZEROS: u64 = ONES * b'0' as u64;
-    const TO_TEN: u64 = ONES * (0x10 - 10);
-    const TENS: u64 = ONES * 0xF0;
-    let mut rest = text;
-    while let Some((word, more)) = rest.split_first_chunk::<8>() {
-        // A digit's high half is that of '0', and still is after adding as much as only a 9 can bear.
-        let lanes = u64::from_le_bytes(*word) ^ ZEROS;
-        let others = (lanes | lanes.wrapping_add(TO_TEN)) & TENS;
-        if others != 0 {
-            return text.len() - rest.len() + others.trailing_zeros() as usize / 8;
+fn end_of_plain_len(text: &[u8]) -> usize {
+    match text.last_chunk::<WORD>() {
+        // What this word shares with the one before is known to be plain.
+        Some(word) => match marks(*word) {
+            0 => text.len(),
+            marks => text.len() - WORD + marks.trailing_zeros() as usize / 8,
+        },
+        None => {
+            let ends = |byte: &u8| *byte < FIRST_PLAIN || matches!(byte, b'"' | b'\\');
+            text.iter().position(ends).unwrap_or(text.len())
         }
-        rest = more;
     }
-    text.len() - rest.len() + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
 /// The highest bit of each lane that holds no plain byte. Lanes above the first such may be marked without reason,
 /// since a subtraction borrows from the lane above.
-fn marks(word: u64) -> u64 {
-    // With this bit turned, a quote stands next to the control characters, and the space and what follows it above both.
+fn marks(word: [u8; WORD]) -> u64 {
+    // With this bit turned, a quote is the byte after the control characters, and only they and it are so low.
     const TURNED: u8 = b'"' ^ FIRST_PLAIN;
+    let word = u64::from_le_bytes(word);
     let controls_and_quotes = (word ^ (ONES * u64::from(TURNED))).wrapping_sub(ONES * u64::from(FIRST_PLAIN + 1));
     let backslashes = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
     (controls_and_quotes | backslashes) & !word & HIGHS
@@ -88,15 +73,11 @@ mod tests {
                         let mut text = vec![filler; length];
                         text[place] = byte;
                         assert_eq!(plain_len(&text), by_bytes(&text), "{text:?}");
-                        let mut digits = vec![b'0' + filler % 10; length];
-                        digits[place] = byte;
-                        let expected = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                        assert_eq!(digits_len(&digits), expected, "{digits:?}");
                     }
                 }
             }
         }
-        assert_eq!((plain_len(b""), digits_len(b"")), (0, 0));
+        assert_eq!(plain_len(b""), 0);
     }
 
     proptest! {

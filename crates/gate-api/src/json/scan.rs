@@ -336,7 +336,7 @@ impl<'a> Scanner<'a> {
 
 /// Whether the digits before and after a decimal point are those that Python prints: few enough to be told from every
 /// other double, none needless, and not so small a number that it would get an exponent.
-fn is_printed(whole: &[u8], fraction: &[u8]) -> bool {
+pub(crate) fn is_printed(whole: &[u8], fraction: &[u8]) -> bool {
     whole.len() + fraction.len() <= DIGITS_KEPT_MAX
         && (fraction == b"0" || fraction.last() != Some(&b'0'))
         && !(whole == b"0" && fraction.starts_with(b"0000"))

@@ -1,0 +1,102 @@
+//! Where the tokens of strict JSON end: places in a document rather than values, for readers that want few of these.
+//!
+//! It does not decode, and it does not check that strings are UTF-8 or that their escapes name characters.
+//!
+//! Invariant: a place that is returned lies within the document or at its end; `None` means that this is no JSON.
+#![expect(clippy::inline_always, reason = "tokens are short: a call for each costs more than reading it")]
+
+use crate::json::plain_len;
+
+/// Whether a string has escapes in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// It stands for itself.
+    Plain,
+    /// It has.
+    Escaped,
+}
+
+/// Where the string with the opening quote at `start` ends, after its closing quote.
+#[inline(always)]
+pub(super) fn string_end(document: &[u8], start: usize) -> Option<(usize, Form)> {
+    let content = expect(b'"', document, start)?;
+    let plain_end = content + plain_len(document.get(content..)?);
+    match document.get(plain_end)? {
+        b'"' => Some((plain_end + 1, Form::Plain)),
+        b'\\' => escaped_string_end(document, plain_end).map(|end| (end, Form::Escaped)),
+        _ => None,
+    }
+}
+
+/// The same for a string whose first escape is at `backslash`.
+#[inline(never)]
+fn escaped_string_end(document: &[u8], backslash: usize) -> Option<usize> {
+    let mut at = backslash;
+    loop {
+        at = escape_end(document, at)?;
+        at += plain_len(document.get(at..)?);
+        match document.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => {}
+            _ => return None,
+        }
+    }
+}
+
+fn escape_end(document: &[u8], backslash: usize) -> Option<usize> {
+    match document.get(backslash + 1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(backslash + 2),
+        b'u' => {
+            let digits = document.get(backslash + 2..backslash + 6)?;
+            digits.iter().all(u8::is_ascii_hexdigit).then_some(backslash + 6)
+        }
+        _ => None,
+    }
+}
+
+/// Where the number ends that begins at `start`.
+#[inline(always)]
+pub(super) fn number_end(document: &[u8], start: usize) -> Option<usize> {
+    let whole = start + usize::from(document.get(start) == Some(&b'-'));
+    let mut at = if document.get(whole) == Some(&b'0') { whole + 1 } else { digits_end(document, whole)? };
+    if document.get(at) == Some(&b'.') {
+        at = digits_end(document, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = document.get(at) {
+        at += 1 + usize::from(matches!(document.get(at + 1), Some(b'+' | b'-')));
+        at = digits_end(document, at)?;
+    }
+    Some(at)
+}
+
+/// Where the digits end that begin at `start`, which is at least one.
+#[inline(always)]
+fn digits_end(document: &[u8], start: usize) -> Option<usize> {
+    let mut end = start;
+    while document.get(end).is_some_and(u8::is_ascii_digit) {
+        end += 1;
+    }
+    (end > start).then_some(end)
+}
+
+/// Where `word` ends if it stands at `start`.
+#[inline(always)]
+pub(super) fn word_end(word: &[u8], document: &[u8], start: usize) -> Option<usize> {
+    document.get(start..)?.starts_with(word).then_some(start + word.len())
+}
+
+/// The place after `byte` if it stands at `at`.
+#[inline(always)]
+pub(super) fn expect(byte: u8, document: &[u8], at: usize) -> Option<usize> {
+    (document.get(at) == Some(&byte)).then_some(at + 1)
+}
+
+/// Where the blanks end that begin at `start`, if any do.
+#[inline(always)]
+pub(super) fn blanks_end(document: &[u8], start: usize) -> usize {
+    let mut end = start;
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = document.get(end) {
+        end += 1;
+    }
+    end
+}
