@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use crate::gather::{Gather, OverCap};
 use crate::pool::{Conn, Pool};
 use crate::within::within;
 
@@ -48,30 +49,13 @@ impl UpstreamBody {
     /// # Errors
     /// See [`ReadFailed`].
     pub async fn whole(mut self, max: usize, pause: Duration) -> Result<Bytes, ReadFailed> {
-        let mut first: Option<Bytes> = None;
-        let mut more = BytesMut::new();
+        let mut gather = Gather::default();
         loop {
             let frame = within(pause, self.frame()).await.map_err(|_| ReadFailed::Pause)?;
-            let Some(frame) = frame else { break };
+            let Some(frame) = frame else { return Ok(gather.whole()) };
             let Ok(data) = frame.map_err(ReadFailed::Cut)?.into_data() else { continue };
-            let held = first.as_ref().map_or(0, Bytes::len) + more.len();
-            if held + data.len() > max {
-                return Err(ReadFailed::TooLarge);
-            }
-            match first {
-                // Most answers are one frame, which is passed on without a copy.
-                None => first = Some(data),
-                Some(_) => more.extend_from_slice(&data),
-            }
+            gather.add(data, max).map_err(|OverCap| ReadFailed::TooLarge)?;
         }
-        let first = first.unwrap_or_default();
-        if more.is_empty() {
-            return Ok(first);
-        }
-        let mut whole = BytesMut::with_capacity(first.len() + more.len());
-        whole.extend_from_slice(&first);
-        whole.extend_from_slice(&more);
-        Ok(whole.freeze())
     }
 }
 

@@ -9,11 +9,13 @@
 
 mod backend;
 mod body;
+mod gather;
 mod models;
 mod pool;
 mod within;
 
 pub use crate::backend::{Backend, Exchange, Timeouts};
 pub use crate::body::{ReadFailed, UpstreamBody};
+pub use crate::gather::{Gather, OverCap};
 pub use crate::models::NewestModel;
 pub use crate::within::within;

@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gate_api::article::ArticleRequest;
 use gate_api::native::{self, NativeCall};
 use gate_api::rejection::LimitHeaders;
 use gate_api::{Dialect, Fault, Rejection, Route, route};
 use gate_limit::{Client, Permit, Refused, Scope, Standing};
-use gate_upstream::within;
+use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
 use gate_zone::layout::row;
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
@@ -190,12 +190,11 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inc
     }
     let Some(mut body) = body.take() else { return Ok(Bytes::new()) };
     let (max, after) = (gate.plan.max_body, gate.plan.body_timeout);
-    let too_large = Rejection::BodyTooLarge { limit: max as u64 };
+    let too_large = |_: OverCap| Rejection::BodyTooLarge { limit: max as u64 };
     if body.size_hint().lower() > max as u64 {
-        return Err(too_large);
+        return Err(too_large(OverCap));
     }
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
+    let mut gather = Gather::default();
     while !body.is_end_stream() {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let Some(frame) = within(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
@@ -204,23 +203,9 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inc
             line.refusal().unwrap_or(Rejection::MalformedHead { reason: "a body that ended before its end" })
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > max {
-            return Err(too_large);
-        }
-        match first {
-            // Most bodies are one frame, and stay where they were read.
-            None => first = Some(data),
-            Some(_) => rest.extend_from_slice(&data),
-        }
+        gather.add(data, max).map_err(too_large)?;
     }
-    let first = first.unwrap_or_default();
-    if rest.is_empty() {
-        return Ok(first);
-    }
-    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-    whole.extend_from_slice(&first);
-    whole.extend_from_slice(&rest);
-    Ok(whole.freeze())
+    Ok(gather.whole())
 }
 
 fn validate(route: &Route, body: &[u8]) -> Result<NativeCall, Rejection> {

@@ -5,7 +5,9 @@
 //! and, unless values it skips are nested, no memory.
 //!
 //! Invariant: what is answered is strict JSON, and its text is what Ollama's answer means.
-use super::tokens::{Form, blanks_end, expect, number_end, string_end, word_end};
+#![expect(clippy::inline_always, reason = "tokens are short: a call for each costs more than reading it")]
+
+use super::tokens::{Form, blanks_end, digits_end, expect, number_end, string_end, word_end};
 use crate::json::write_text;
 use std::borrow::Cow;
 
@@ -54,7 +56,7 @@ fn response(document: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 /// Where the value begins of the key at `start`, and whether the key is `response`.
-#[inline]
+#[inline(always)]
 fn key(document: &[u8], start: usize) -> Option<(usize, bool)> {
     let (end, form) = string_end(document, start)?;
     let quoted = &document[start..end];
@@ -62,8 +64,13 @@ fn key(document: &[u8], start: usize) -> Option<(usize, bool)> {
         Form::Plain => quoted == RESPONSE_QUOTED,
         Form::Escaped => decoded(quoted)? == RESPONSE,
     };
-    let colon = blanks_end(document, end);
-    Some((blanks_end(document, expect(b':', document, colon)?), is_response))
+    Some((after_colon(document, end)?, is_response))
+}
+
+/// Where the value begins of the key that ends at `key_end`.
+#[inline(always)]
+fn after_colon(document: &[u8], key_end: usize) -> Option<usize> {
+    Some(blanks_end(document, expect(b':', document, blanks_end(document, key_end))?))
 }
 
 /// The text or null at `start` as the article's server writes it, and where it ends.
@@ -97,11 +104,28 @@ fn decoded(quoted: &[u8]) -> Option<String> {
 /// Where the value ends that begins at `start`.
 fn value_end(document: &[u8], start: usize) -> Option<usize> {
     match document.get(start)? {
-        b'{' | b'[' => container_end(document, start),
+        b'[' => integers_end(document, start).or_else(|| container_end(document, start)),
+        b'{' => container_end(document, start),
         _ => scalar_end(document, start),
     }
 }
 
+/// Where the array at `start` ends if it is of `context`'s kind: natural numbers and no blanks. It may be many times as
+/// long as all the rest.
+fn integers_end(document: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        at += 1;
+        at = if document.get(at) == Some(&b'0') { at + 1 } else { digits_end(document, at)? };
+        match document.get(at)? {
+            b',' => {}
+            b']' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+/// Where any array or object ends.
 #[inline(never)]
 fn container_end(document: &[u8], start: usize) -> Option<usize> {
     // The innermost container's end stands outside the vector, so that flat ones allocate nothing.
@@ -143,10 +167,13 @@ fn container_end(document: &[u8], start: usize) -> Option<usize> {
 
 /// Where the next value begins of a container that ends with `end`.
 fn value_start(document: &[u8], at: usize, end: u8) -> Option<usize> {
-    if end == b'}' { key(document, at).map(|(start, _)| start) } else { Some(at) }
+    match end {
+        b'}' => string_end(document, at).and_then(|(key_end, _)| after_colon(document, key_end)),
+        _ => Some(at),
+    }
 }
 
-#[inline]
+#[inline(always)]
 fn scalar_end(document: &[u8], start: usize) -> Option<usize> {
     match document.get(start)? {
         b'"' => string_end(document, start).map(|(end, _)| end),

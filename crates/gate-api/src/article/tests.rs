@@ -1,5 +1,9 @@
 use super::*;
 use crate::json::{DEPTH_MAX, INTEGER_DIGITS_MAX};
+use proptest::prelude::*;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::fmt;
 
 const RECORDED: &str = include_str!("../../tests/data/fastapi-bodies.tsv");
 const JSON: Option<&[u8]> = Some(b"application/json");
@@ -167,4 +171,170 @@ fn only_the_response_is_taken_from_ollamas_answer() {
         check(refused, None);
     }
     assert_eq!(answer_body(b"{\"response\":\"\xFF\"}"), None);
+}
+
+/// What `answer_body` is to give, by a general reader.
+fn answer_by_serde(upstream: &[u8]) -> Option<Vec<u8>> {
+    let Members(members) = serde_json::from_slice(upstream).ok()?;
+    let mut response = None;
+    for (_, value) in members.iter().filter(|(key, _)| key == "response") {
+        response = Some(serde_json::from_str::<Option<String>>(value.get()).ok()?);
+    }
+    let mut out = String::from("{\"response\":");
+    match response? {
+        Some(text) => write_text(&text, &mut out),
+        None => out.push_str("null"),
+    }
+    out.push('}');
+    Some(out.into_bytes())
+}
+
+/// An object's members in order, repeats and all.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
+}
+
+#[test]
+fn an_answer_of_any_shape_is_judged_as_json() {
+    let values = r#"
+        [] [0] [00] [01] [10,0,7] [1,] [,1] [-1] [1.5e+3,-0.0E-1] [1.] [.5] [1e] - --1 +1 1x 1 -0 1.0 1E9
+        [1,[2,{"a":[]}]] [1} {"a":1] {"a"} {"a":} {a:1} {"a":1,} {,} {"a":1}{ [1][ tru nul nulls NaN true false null
+        "\u12g4" "\u12 "\ud800" "\q" "\ "open [[[[[1]]]]] [[[[[1]]]] [[[[[1]]]]]] {"a":{"b":{}}} {"a":{"b":{}}
+        "é" "\"" "a\\" {"\q":1} {"\u0061":1} {"\ud800":1} ["a","b"] ["a" "b"] [true,false,null,"",{},[]]
+    "#;
+    for value in
+        values.split_ascii_whitespace().chain(["", "[ ]", "{ }", "[1 ,2]", "{\"a\" : [ 1 , true ] }", "\"a\nb\""])
+    {
+        let mut judged = false;
+        for document in [
+            format!("{{\"response\":\"hi\",\"x\":{value}}}"),
+            format!("{{\"x\":{value},\"response\":\"a\\nb\"}}"),
+            format!("{{\"response\":{value}}}"),
+            format!("{{{value}:1,\"response\":\"hi\"}}"),
+            format!(" {{ \"x\" : {value} , \"response\" : null }} "),
+        ] {
+            let expected = answer_by_serde(document.as_bytes());
+            assert_eq!(answer_body(document.as_bytes()), expected, "{document}");
+            judged |= expected.is_some();
+        }
+        assert_eq!(judged, serde_json::from_str::<IgnoredAny>(value).is_ok(), "{value}");
+    }
+}
+
+#[test]
+fn an_ordinary_body_is_read_in_one_pass_and_any_other_is_left() {
+    for (body, is_ordinary) in [
+        (r#"{"prompt":"Why is the sky blue?","format":"text","options":{"temperature":0.2}}"#, true),
+        (r#"{"options": {"stop": "x", "seed": -7, "top_p": 0.9, "a": true}, "prompt": "é"}"#, true),
+        (r#" { "prompt" : "hi" } "#, true),
+        (r#"{"prompt":""}"#, false),
+        (r#"{"prompt":"a\nb"}"#, false),
+        (r#"{"prompt":"hi","format":null}"#, false),
+        (r#"{"prompt":"hi","format":"xml"}"#, false),
+        (r#"{"prompt":"hi","options":{}}"#, false),
+        (r#"{"prompt":"hi","options":{"a":1,"a":2}}"#, false),
+        (r#"{"prompt":"hi","options":{"a":1e5}}"#, false),
+        (r#"{"prompt":"hi","options":{"a":-0}}"#, false),
+        (r#"{"prompt":"hi","options":{"a":1.50}}"#, false),
+        (r#"{"prompt":"hi","options":{"a":[1]}}"#, false),
+        (r#"{"prompt":"hi","prompt":"ho"}"#, false),
+        (r#"{"prompt":"hi","more":1}"#, false),
+        (r#"{"prompt":"hi"}}"#, false),
+        ("\u{feff}{\"prompt\":\"hi\"}", false),
+    ] {
+        assert_eq!(ordinary::read(body.as_bytes()).is_some(), is_ordinary, "{body}");
+        let general = ArticleRequest::from_any_body(body.as_bytes());
+        assert_eq!(outcome(JSON, body.as_bytes()).0 == 200, general.is_ok(), "{body}");
+        assert_eq!(ArticleRequest::from_body(JSON, body.as_bytes()).ok(), general.ok(), "{body}");
+    }
+}
+
+/// Values, and a few keys.
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        2 => "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,16})?([eE][+-]?[0-9]{1,2})?",
+        1 => "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,3})?",
+        2 => "\"([^\"\\\\\\x00-\\x1f]|\\\\[\"\\\\/bfnrt]|\\\\u[0-9a-fA-F]{4}|[a-z ]{8}){0,6}\"",
+        2 => "\"(prompt|format|options|response|json|text|a|b)\"",
+        1 => "true|false|null|\\[\\]|\\{\\}|\\[1,2,30\\]",
+    ]
+}
+
+/// Objects, mostly valid, with known keys and values that fit them more often than not.
+fn bodies() -> impl Strategy<Value = String> {
+    let options = prop::collection::vec(("\"[a-c]{1,2}\"", "[ \n]?", piece()), 0..10).prop_map(|members| {
+        let members: Vec<_> = members.iter().map(|(key, blank, value)| format!("{key}:{blank}{value}")).collect();
+        format!("{{{}}}", members.join(", "))
+    });
+    let member = prop_oneof![
+        3 => ("\"(prompt|response)\"", "[ \n]?", "\"[a-z \u{e9}]{0,20}\""),
+        1 => ("\"(prompt|response)\"", "[ \n]?", piece()),
+        2 => ("\"format\"", "[ \n]?", "\"(json|text)\"|null|1"),
+        3 => ("\"options\"", "[ \n]?", options),
+        1 => (piece(), "[ \n]?", piece()),
+    ];
+    prop::collection::vec(member, 0..4).prop_map(|members| {
+        let members: Vec<_> =
+            members.iter().map(|(key, blank, value)| format!("{key}{blank}:{blank}{value}")).collect();
+        format!("{{{}}}", members.join(","))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+    #[test]
+    fn the_short_way_reads_what_the_long_way_reads(
+        body in bodies(), at in any::<prop::sample::Index>(), damage in prop::option::of("[\\x00-\u{ff}]"),
+    ) {
+        let mut body = body;
+        if let Some(damage) = damage {
+            let places: Vec<_> = body.char_indices().map(|(place, _)| place).collect();
+            body.insert_str(places[at.index(places.len())], &damage);
+        }
+        if let Some(request) = ordinary::read(body.as_bytes()) {
+            prop_assert_eq!(ArticleRequest::from_any_body(body.as_bytes()).ok(), Some(request), "{}", body);
+        }
+        prop_assert_eq!(answer_body(body.as_bytes()), answer_by_serde(body.as_bytes()), "{}", body);
+    }
+
+    #[test]
+    fn ordinary_requests_mean_the_same_either_way(
+        prompt in "[a-z\u{e9}\u{1f680} ]{1,30}", format in "json|text", number in any::<i64>(), fraction in 0..1_000_000_u32,
+    ) {
+        let whole = number >> (fraction % 64);
+        let options = format!("{{\"a\": {whole}.{fraction}, \"b\": {whole}}}");
+        let body = format!("{{\"prompt\": \"{prompt}\", \"format\": \"{format}\", \"options\": {options}}}");
+        let general = ArticleRequest::from_any_body(body.as_bytes()).ok();
+        prop_assert!(general.is_some());
+        prop_assert_eq!(ArticleRequest::from_body(JSON, body.as_bytes()).ok(), general);
+    }
+
+    #[test]
+    fn any_bytes_of_an_answers_text_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        let document = [b"{\"response\":\"".as_slice(), &bytes, b"\"}"].concat();
+        prop_assert_eq!(answer_body(&document), answer_by_serde(&document));
+    }
 }

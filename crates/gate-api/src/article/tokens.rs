@@ -7,6 +7,11 @@
 
 use crate::json::plain_len;
 
+/// Bytes that are looked at together.
+const WORD: usize = 8;
+/// The byte 1 in each lane of a word.
+const ONES: u64 = u64::from_ne_bytes([1; WORD]);
+
 /// Whether a string has escapes in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -71,8 +76,18 @@ pub(super) fn number_end(document: &[u8], start: usize) -> Option<usize> {
 
 /// Where the digits end that begin at `start`, which is at least one.
 #[inline(always)]
-fn digits_end(document: &[u8], start: usize) -> Option<usize> {
+pub(super) fn digits_end(document: &[u8], start: usize) -> Option<usize> {
     let mut end = start;
+    // Numbers rarely fill a word, and `context` may hold thousands.
+    if let Some(word) = document.get(start..)?.first_chunk::<WORD>() {
+        let lanes = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'0'));
+        // Digits have become 0 to 9, all that fits a half byte even with 6 added.
+        let others = (lanes | lanes.wrapping_add(ONES * 6)) & (ONES * 0xF0);
+        end += others.trailing_zeros() as usize / 8;
+        if others != 0 {
+            return (end > start).then_some(end);
+        }
+    }
     while document.get(end).is_some_and(u8::is_ascii_digit) {
         end += 1;
     }
@@ -99,4 +114,27 @@ pub(super) fn blanks_end(document: &[u8], start: usize) -> usize {
         end += 1;
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_end_at_the_first_byte_that_is_none_in_any_place() {
+        for length in 1..20 {
+            for place in 0..length {
+                for byte in 0..=u8::MAX {
+                    for filler in *b"09" {
+                        let mut text = vec![filler; length];
+                        text[place] = byte;
+                        let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                        let expected = (count > 0).then_some(count);
+                        assert_eq!(digits_end(&text, 0), expected, "{text:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!((digits_end(b"", 0), digits_end(b"x1", 1), digits_end(b"1", 2)), (None, Some(2), None));
+    }
 }

@@ -31,16 +31,13 @@ pub(crate) fn plain_len(text: &[u8]) -> usize {
 /// The same for a text with no mark in its whole words. Apart, so that the loop stays small where it is inlined.
 #[inline(never)]
 fn end_of_plain_len(text: &[u8]) -> usize {
-    match text.last_chunk::<WORD>() {
+    if let Some(word) = text.last_chunk::<WORD>() {
         // What this word shares with the one before is known to be plain.
-        Some(word) => match marks(*word) {
-            0 => text.len(),
-            marks => text.len() - WORD + marks.trailing_zeros() as usize / 8,
-        },
-        None => {
-            let ends = |byte: &u8| *byte < FIRST_PLAIN || matches!(byte, b'"' | b'\\');
-            text.iter().position(ends).unwrap_or(text.len())
-        }
+        let marks = marks(*word);
+        if marks == 0 { text.len() } else { text.len() - WORD + marks.trailing_zeros() as usize / 8 }
+    } else {
+        let ends = |byte: &u8| *byte < FIRST_PLAIN || matches!(byte, b'"' | b'\\');
+        text.iter().position(ends).unwrap_or(text.len())
     }
 }
 

@@ -205,7 +205,28 @@ fn documents() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn a_decimal_keeps_its_text_only_where_python_prints_the_same() {
+    let is_kept = |text: &str| matches!(read(text.into()), Ok(Value::Number(Number::Decimal(_))));
+    for text in ["0.2", "-0.0", "0.0", "100.0", "0.0001", "-12.5", "0.100001", "12345678901234.5"] {
+        assert!(is_kept(text), "{text}");
+    }
+    for text in ["0.20", "1.00", "0.00001", "0.00", "1e5", "1.5e0", "123456789012345.5", "0.1234567890123456", "7"] {
+        assert!(!is_kept(text), "{text}");
+    }
+    assert_eq!(Number::Decimal("1.5"), Number::Float(1.5));
+    assert_ne!(Number::Decimal("1.0"), Number::Integer(Cow::Borrowed("1")));
+}
+
 proptest! {
+    #[test]
+    fn a_decimal_that_keeps_its_text_is_what_its_double_prints(text in "-?(0|[1-9][0-9]{0,14})\\.(0{0,5}[0-9]{1,14})") {
+        if let Ok(Value::Number(Number::Decimal(kept))) = read(text.as_str().into()) {
+            let double = kept.parse().unwrap();
+            prop_assert_eq!(rewritten(&text), written(&Value::Number(Number::Float(double))));
+        }
+    }
+
     #[test]
     fn what_is_written_reads_back_as_itself(document in documents()) {
         let value = read(document.as_str().into()).unwrap();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Route, route};
+use super::{Route, decoded, exact, route};
 use crate::rejection::{Dialect, Rejection};
 
 /// Answers of the article's own stack, recorded over the wire.
@@ -177,6 +177,18 @@ fn the_gates_own_pages() {
 }
 
 #[test]
+fn a_path_as_it_stands_is_routed_as_it_is_decoded() {
+    let fixed = ["/api/generate", "/api/chat", "/api/tags", "/api/ps", "/api/version", "/", "/healthz", "/readyz"];
+    let pages = crate::docs::Page::ALL.map(crate::docs::Page::path);
+    for target in [&fixed[..], &pages, &["/ollama_generate/", "/openapi.json"]].concat() {
+        for method in ["GET", "HEAD", "POST", "PUT", "OPTIONS", "get", "HEAD, GET", ""] {
+            let short = exact(method, target).unwrap();
+            assert_eq!(format!("{short:?}"), format!("{:?}", decoded(method, target)), "{method} {target}");
+        }
+    }
+}
+
+#[test]
 fn targets_that_are_not_paths() {
     check("OPTIONS", "*", Err((404, "")));
     check("CONNECT", "gate.test:80", Err((404, "")));
@@ -269,6 +281,17 @@ proptest! {
         }
         if let Ok(found) = route(method, &target) {
             prop_assert_eq!(plain.starts_with("/api/"), found.dialect() == Dialect::Ollama && plain != "/");
+        }
+    }
+
+    #[test]
+    fn the_short_way_leads_where_the_long_way_leads(
+        method in prop_oneof![Just("GET"), Just("POST"), Just("HEAD"), Just("DELETE")],
+        pieces in proptest::collection::vec(piece(), 0..4),
+    ) {
+        let target = format!("/{}", pieces.concat());
+        if let Some(short) = exact(method, &target) {
+            prop_assert_eq!(format!("{short:?}"), format!("{:?}", decoded(method, &target)));
         }
     }
 
