@@ -4,32 +4,25 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gate_api::Rejection;
 use gate_api::rejection::{Breakage, Phase};
-use gate_zone::OwnRow;
-use gate_zone::Probe;
 use gate_zone::layout::row;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, response};
-use http_body_util::Full;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use gate_zone::{OwnRow, Probe};
+use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::body::UpstreamBody;
+use crate::head::{self, Begun, Head};
 use crate::pool::{Conn, Pool};
 
-/// Fields of an answer's head. Ollama sends five; the rest is room for proxies in front of it.
-const FIELDS_MAX: usize = 128;
-
-/// The largest buffer for an answer: its head must fit, and a chunk of a stream is far smaller.
-const BUFFER_MAX: usize = 256 * 1024;
+/// A body up to this size is sent in one piece with the head, which saves a system call; a larger one is not copied.
+const ONE_PIECE_MAX: usize = 16 * 1024;
 
 /// Where a backend is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,22 +42,47 @@ pub struct Timeouts {
     pub first_byte: Duration,
 }
 
+/// What a backend is asked.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The path, below the backend's prefix.
+    pub path: &'static str,
+    /// The JSON to POST; `None` is a GET.
+    pub body: Option<Bytes>,
+    /// The client on whose behalf: goes along as `X-Forwarded-For`.
+    pub client: Option<HeaderValue>,
+}
+
+impl Ask {
+    /// A GET on nobody's behalf.
+    pub fn get(path: &'static str) -> Self {
+        Self { path, body: None, client: None }
+    }
+}
+
 /// A backend, as one process sees it.
 pub struct Backend {
     target: Target,
-    /// For the Host field: a loopback Ollama answers 403 to a public name.
-    authority: HeaderValue,
+    authority: String,
     prefix: String,
-    targets: RefCell<Vec<(&'static str, Uri)>>,
+    /// Request lines and fixed fields, made once for each path and method.
+    heads: RefCell<Vec<(&'static str, Method, Bytes)>>,
     timeouts: Timeouts,
     pool: Rc<Pool>,
     row: Rc<OwnRow>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Get,
+    Post,
+}
+
 /// An answer that has begun.
+#[derive(Debug)]
 pub struct Exchange {
-    /// Its status and fields.
-    pub head: response::Parts,
+    /// What it begins with.
+    pub head: Head,
     /// Its body.
     pub body: UpstreamBody,
 }
@@ -73,112 +91,121 @@ impl Backend {
     /// A backend at `authority` (`address:port` or `name:port`); `prefix` comes before every path. Opens nothing yet.
     pub fn new(authority: &str, prefix: &str, timeouts: Timeouts, row: Rc<OwnRow>) -> Self {
         let target = authority.parse().map_or_else(|_| Target::Name(authority.to_owned()), Target::Address);
-        // What cannot be a header cannot be looked up either, and fails there with its name.
-        let authority = HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("backend"));
-        Self {
-            target,
-            authority,
-            prefix: prefix.to_owned(),
-            targets: RefCell::default(),
-            timeouts,
-            pool: Rc::default(),
-            row,
-        }
+        let (authority, prefix) = (authority.to_owned(), prefix.to_owned());
+        Self { target, authority, prefix, heads: RefCell::default(), timeouts, pool: Rc::default(), row }
     }
 
-    /// Sends a request and waits for the head of the answer. `fields` go along; Host is set here.
+    /// Sends a request and waits for the head of the answer.
     ///
     /// A pooled connection that turns out to be closed before the request went out is replaced; a request that may have
     /// reached the backend is never sent again.
     ///
     /// # Errors
     /// [`Rejection::BackendUnreachable`], [`Rejection::BackendTimeout`] or [`Rejection::BackendBroken`].
-    pub async fn send(
-        &self,
-        method: Method,
-        path: &'static str,
-        fields: HeaderMap,
-        body: Bytes,
-    ) -> Result<Exchange, Rejection> {
-        let mut request = self.request(method, path, fields, body)?;
+    pub async fn send(&self, ask: &Ask) -> Result<Exchange, Rejection> {
+        let request = self.request(ask);
         while let Some(mut conn) = self.pool.take(Instant::now()) {
-            match self.ask(&mut conn, request).await? {
-                Asked::Answered(answer) => {
+            match self.ask(&mut conn, &request).await? {
+                Asked::Answered(begun) => {
                     self.row.add_one(row::BACKEND_REUSED);
-                    return Ok(self.exchange(*answer, conn));
+                    return Ok(self.exchange(begun, conn));
                 }
-                Asked::Unsent(returned, _) => request = *returned,
+                Asked::Unsent(_) => {}
             }
         }
         let mut conn = self.connect().await?;
         self.row.add_one(row::BACKEND_OPENED);
-        match self.ask(&mut conn, request).await? {
-            Asked::Answered(answer) => Ok(self.exchange(*answer, conn)),
-            Asked::Unsent(_, error) => Err(broken(&error)),
+        match self.ask(&mut conn, &request).await? {
+            Asked::Answered(begun) => Ok(self.exchange(begun, conn)),
+            Asked::Unsent(error) => Err(broken(Breakage::ClosedEarly, &error)),
         }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &'static str,
-        fields: HeaderMap,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, Rejection> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = self.target_of(path)?;
-        *request.headers_mut() = fields;
-        request.headers_mut().insert(HOST, self.authority.clone());
-        Ok(request)
-    }
-
-    /// The request target for `path`, parsed once: there are a handful.
-    fn target_of(&self, path: &'static str) -> Result<Uri, Rejection> {
-        let mut known = self.targets.borrow_mut();
-        if let Some((_, target)) = known.iter().find(|(known, _)| *known == path) {
-            return Ok(target.clone());
+    /// The bytes of a request: its head, with the body where that is small, and the rest of the body.
+    fn request(&self, ask: &Ask) -> [Bytes; 2] {
+        let body = ask.body.clone().unwrap_or_default();
+        let fixed = self.fixed_head(ask);
+        let mut head = Vec::with_capacity(fixed.len() + 128 + body.len().min(ONE_PIECE_MAX));
+        head.extend_from_slice(&fixed);
+        if let Some(client) = &ask.client {
+            head.extend_from_slice(b"x-forwarded-for: ");
+            head.extend_from_slice(client.as_bytes());
+            head.extend_from_slice(b"\r\n");
         }
-        let text = format!("{}{path}", self.prefix);
-        let target: Uri = text.parse().map_err(|error| {
-            log::error!("cannot ask the backend for {text:?}: {error}");
-            Rejection::Internal
-        })?;
-        known.push((path, target.clone()));
-        Ok(target)
+        if ask.body.is_some() {
+            head.extend_from_slice(b"content-length: ");
+            head.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        if body.len() <= ONE_PIECE_MAX {
+            head.extend_from_slice(&body);
+            return [head.into(), Bytes::new()];
+        }
+        [head.into(), body]
     }
 
-    async fn ask(&self, conn: &mut Conn, request: Request<Full<Bytes>>) -> Result<Asked, Rejection> {
+    /// Host is the backend's own: a loopback Ollama answers 403 to a public name. No coding is accepted, since bodies
+    /// are passed on as they come.
+    fn fixed_head(&self, ask: &Ask) -> Bytes {
+        let method = if ask.body.is_some() { Method::Post } else { Method::Get };
+        let mut heads = self.heads.borrow_mut();
+        if let Some((.., head)) = heads.iter().find(|(path, verb, _)| *path == ask.path && *verb == method) {
+            return head.clone();
+        }
+        let (verb, kind) = match method {
+            Method::Get => ("GET", ""),
+            Method::Post => ("POST", "content-type: application/json\r\n"),
+        };
+        let Self { prefix, authority, .. } = self;
+        let path = ask.path;
+        let head = Bytes::from(format!(
+            "{verb} {prefix}{path} HTTP/1.1\r\nhost: {authority}\r\naccept: application/json\r\n\
+             accept-encoding: identity\r\n{kind}"
+        ));
+        heads.push((path, method, head.clone()));
+        head
+    }
+
+    async fn ask(&self, conn: &mut Conn, request: &[Bytes; 2]) -> Result<Asked, Rejection> {
         let after = self.timeouts.first_byte;
-        let mut answer = pin!(conn.sender.try_send_request(request));
-        let answered = std::future::poll_fn(|cx| conn.poll_with(cx, |cx| answer.as_mut().poll(cx)));
-        match timeout(after, answered).await {
-            Err(_) => Err(Rejection::BackendTimeout { phase: Phase::FirstByte, after }),
-            Ok(Ok(answer)) => Ok(Asked::Answered(Box::new(answer))),
-            Ok(Err(mut failed)) => match failed.take_message() {
-                Some(request) => Ok(Asked::Unsent(Box::new(request), failed.into_error())),
-                None => Err(broken(&failed.into_error())),
-            },
+        let phase = Phase::FirstByte;
+        timeout(after, self.talk(conn, request)).await.map_err(|_| Rejection::BackendTimeout { phase, after })?
+    }
+
+    /// Writes the request and reads up to the end of the answer's head.
+    async fn talk(&self, conn: &mut Conn, request: &[Bytes; 2]) -> Result<Asked, Rejection> {
+        if let Sent::Nothing(error) = send_all(conn, request).await {
+            return Ok(Asked::Unsent(error));
+        }
+        // A request that could not be sent to its end may have an answer all the same, which says why.
+        loop {
+            match head::begin(&mut conn.inbox) {
+                Ok(Some(begun)) => return Ok(Asked::Answered(begun)),
+                Ok(None) => {}
+                Err(what) => return Err(broken(Breakage::NotHttp, &what)),
+            }
+            match std::future::poll_fn(|cx| conn.poll_fill(cx, &self.pool)).await {
+                Ok(0) => return Err(broken(Breakage::ClosedEarly, &"the connection ended before an answer began")),
+                Ok(_) => {}
+                Err(error) => return Err(broken(Breakage::ClosedEarly, &error)),
+            }
         }
     }
 
-    fn exchange(&self, answer: http::Response<hyper::body::Incoming>, conn: Conn) -> Exchange {
-        let (head, incoming) = answer.into_parts();
-        Exchange { head, body: UpstreamBody::new(incoming, conn, Rc::clone(&self.pool)) }
+    fn exchange(&self, Begun { head, body, after }: Begun, conn: Conn) -> Exchange {
+        Exchange { head, body: UpstreamBody::new(conn, body, after, Rc::clone(&self.pool)) }
     }
 
     async fn connect(&self) -> Result<Conn, Rejection> {
         let after = self.timeouts.connect;
-        let stream = match timeout(after, self.dial()).await {
-            Err(_) => return Err(Rejection::BackendTimeout { phase: Phase::Connect, after }),
-            Ok(Err(error)) => return Err(self.unreachable(&error)),
-            Ok(Ok(stream)) => stream,
-        };
-        let mut builder = http1::Builder::new();
-        builder.max_headers(FIELDS_MAX).max_buf_size(BUFFER_MAX).writev(false);
-        let (sender, connection) =
-            builder.handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
-        Ok(Conn::new(sender, connection))
+        match timeout(after, self.dial()).await {
+            Err(_) => Err(Rejection::BackendTimeout { phase: Phase::Connect, after }),
+            Ok(Err(error)) => {
+                Err(Rejection::BackendUnreachable { backend: self.to_string(), cause: error.to_string() })
+            }
+            Ok(Ok(socket)) => Ok(Conn::new(socket)),
+        }
     }
 
     async fn dial(&self) -> io::Result<TcpStream> {
@@ -190,13 +217,9 @@ impl Backend {
         Ok(stream)
     }
 
-    fn unreachable(&self, cause: &dyn fmt::Display) -> Rejection {
-        Rejection::BackendUnreachable { backend: self.to_string(), cause: cause.to_string() }
-    }
-
     /// Asks whether the backend answers as Ollama does.
     pub async fn probe(&self) -> Probe {
-        match self.send(Method::GET, "/api/version", json_fields(), Bytes::new()).await {
+        match self.send(&Ask::get("/api/version")).await {
             Ok(exchange) if exchange.head.status == StatusCode::OK => Probe::Healthy,
             Ok(exchange) => Probe::Status(exchange.head.status.as_u16()),
             Err(Rejection::BackendTimeout { .. }) => Probe::Silent,
@@ -209,28 +232,47 @@ impl Backend {
 /// What became of a request on one connection.
 enum Asked {
     /// The answer has begun.
-    Answered(Box<http::Response<hyper::body::Incoming>>),
-    /// It surely did not reach the backend.
-    Unsent(Box<Request<Full<Bytes>>>, hyper::Error),
+    Answered(Begun),
+    /// Not a byte of it left this process.
+    Unsent(io::Error),
+}
+
+/// How much of a request went out.
+enum Sent {
+    /// All, or some before the connection failed.
+    Something,
+    /// Nothing.
+    Nothing(io::Error),
+}
+
+async fn send_all(conn: &mut Conn, request: &[Bytes; 2]) -> Sent {
+    let mut sent = 0;
+    for part in request {
+        let mut done = 0;
+        let written = std::future::poll_fn(|cx| {
+            while done < part.len() {
+                match ready!(conn.poll_send(cx, &part[done..])) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Ok(count) => done += count,
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Ready(Ok(()))
+        });
+        if let Err(error) = written.await {
+            return if sent + done == 0 { Sent::Nothing(error) } else { Sent::Something };
+        }
+        sent += part.len();
+    }
+    Sent::Something
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority.to_str().unwrap_or_default(), self.prefix)
+        write!(f, "http://{}{}", self.authority, self.prefix)
     }
 }
 
-/// The fields of a request that carries and wants JSON.
-pub(crate) fn json_fields() -> HeaderMap {
-    let mut fields = HeaderMap::with_capacity(4);
-    let json = HeaderValue::from_static("application/json");
-    fields.insert(ACCEPT, json.clone());
-    fields.insert(CONTENT_TYPE, json);
-    fields
-}
-
-fn broken(error: &hyper::Error) -> Rejection {
-    let what = if error.is_parse() { Breakage::NotHttp } else { Breakage::ClosedEarly };
-    let cause = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    Rejection::BackendBroken { what, cause: format!("{error}{cause}") }
+fn broken(what: Breakage, cause: &dyn fmt::Display) -> Rejection {
+    Rejection::BackendBroken { what, cause: cause.to_string() }
 }

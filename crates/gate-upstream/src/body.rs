@@ -1,32 +1,48 @@
 //! An answer's body, and with it the connection it comes over.
 
-use std::pin::Pin;
+use std::fmt;
+use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
+use crate::decode::{Body, Broken, Step};
 use crate::gather::{Gather, OverCap};
+use crate::head::After;
 use crate::pool::{Conn, Pool};
 use crate::within::within;
 
-/// The body of a backend's answer. Dropped at its end, it gives the connection back; dropped earlier, it closes it.
+/// The body of a backend's answer. It gives its connection back at its end; dropped before, it closes it.
+#[derive(Debug)]
 pub struct UpstreamBody {
-    incoming: Incoming,
     conn: Option<Conn>,
+    body: Body,
+    after: After,
     pool: Rc<Pool>,
-    end: End,
 }
 
-#[derive(PartialEq, Eq)]
-enum End {
-    NotSeen,
-    Seen,
+/// A body that did not come to its end. Fault: backend.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cut {
+    /// The connection failed.
+    Io(io::Error),
+    /// The connection ended, or the framing was broken: how.
+    Framing(Broken),
 }
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Framing(broken) => f.write_str(broken),
+        }
+    }
+}
+
+impl std::error::Error for Cut {}
 
 /// Why a body could not be read whole.
 #[derive(Debug)]
@@ -36,12 +52,59 @@ pub enum ReadFailed {
     /// It paused too long. Fault: backend.
     Pause,
     /// It was cut. Fault: backend.
-    Cut(hyper::Error),
+    Cut(Cut),
 }
 
 impl UpstreamBody {
-    pub(crate) fn new(incoming: Incoming, conn: Conn, pool: Rc<Pool>) -> Self {
-        Self { incoming, conn: Some(conn), pool, end: End::NotSeen }
+    pub(crate) fn new(conn: Conn, body: Body, after: After, pool: Rc<Pool>) -> Self {
+        let mut begun = Self { conn: Some(conn), body, after, pool };
+        begun.give_back();
+        begun
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// See [`Cut`]; nothing more comes then.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            let Some(conn) = &mut self.conn else { return Poll::Ready(None) };
+            match self.body.decode(&mut conn.inbox) {
+                Ok(Step::Data(data)) => {
+                    self.give_back();
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Ok(Step::End) => self.give_back(),
+                Ok(Step::More) => match conn.poll_fill(cx, &self.pool) {
+                    Poll::Ready(Ok(0)) => match self.body.closed() {
+                        Ok(()) => self.conn = None,
+                        Err(broken) => return self.cut(Cut::Framing(broken)),
+                    },
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return self.cut(Cut::Io(error)),
+                    Poll::Pending => return Poll::Pending,
+                },
+                Err(broken) => return self.cut(Cut::Framing(broken)),
+            }
+        }
+    }
+
+    fn cut(&mut self, cut: Cut) -> Poll<Option<Result<Bytes, Cut>>> {
+        self.conn = None;
+        Poll::Ready(Some(Err(cut)))
+    }
+
+    /// At the body's end: the connection goes back, if nothing speaks against it.
+    fn give_back(&mut self) {
+        if !self.body.is_over() {
+            return;
+        }
+        if let Some(conn) = self.conn.take()
+            && self.after == After::Keep
+            && conn.inbox.is_empty()
+        {
+            self.pool.give(conn, Instant::now());
+        }
     }
 
     /// Reads all of it, up to `max` bytes, with pauses of at most `pause`.
@@ -51,44 +114,9 @@ impl UpstreamBody {
     pub async fn whole(mut self, max: usize, pause: Duration) -> Result<Bytes, ReadFailed> {
         let mut gather = Gather::default();
         loop {
-            let frame = within(pause, self.frame()).await.map_err(|_| ReadFailed::Pause)?;
-            let Some(frame) = frame else { return Ok(gather.whole()) };
-            let Ok(data) = frame.map_err(ReadFailed::Cut)?.into_data() else { continue };
-            gather.add(data, max).map_err(|OverCap| ReadFailed::TooLarge)?;
-        }
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { incoming, conn, end, .. } = &mut *self;
-        let Some(conn) = conn else { return Poll::Ready(None) };
-        let polled = conn.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx));
-        if let Poll::Ready(None) = polled {
-            *end = End::Seen;
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Drop for UpstreamBody {
-    fn drop(&mut self) {
-        // A body with a known length ends with its last byte, before anybody has asked for the frame after it.
-        if (self.end == End::Seen || self.incoming.is_end_stream())
-            && let Some(conn) = self.conn.take()
-        {
-            self.pool.give(conn, Instant::now());
+            let next = within(pause, std::future::poll_fn(|cx| self.poll_data(cx))).await;
+            let Some(data) = next.map_err(|_| ReadFailed::Pause)? else { return Ok(gather.whole()) };
+            gather.add(data.map_err(ReadFailed::Cut)?, max).map_err(|OverCap| ReadFailed::TooLarge)?;
         }
     }
 }

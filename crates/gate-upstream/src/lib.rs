@@ -9,13 +9,16 @@
 
 mod backend;
 mod body;
+mod decode;
 mod gather;
+mod head;
 mod models;
 mod pool;
 mod within;
 
-pub use crate::backend::{Backend, Exchange, Timeouts};
-pub use crate::body::{ReadFailed, UpstreamBody};
+pub use crate::backend::{Ask, Backend, Exchange, Timeouts};
+pub use crate::body::{Cut, ReadFailed, UpstreamBody};
 pub use crate::gather::{Gather, OverCap};
+pub use crate::head::Head;
 pub use crate::models::NewestModel;
 pub use crate::within::within;

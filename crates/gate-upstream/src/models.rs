@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gate_api::Rejection;
 use gate_api::rejection::Breakage;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::backend::{Backend, json_fields};
+use crate::backend::{Ask, Backend};
 use crate::body::ReadFailed;
 
 /// How long an answer holds. A model that was pulled or removed is noticed after this.
@@ -74,7 +74,7 @@ impl NewestModel {
 }
 
 async fn list(backend: &Backend) -> Result<Bytes, Rejection> {
-    let exchange = backend.send(Method::GET, "/api/tags", json_fields(), Bytes::new()).await?;
+    let exchange = backend.send(&Ask::get("/api/tags")).await?;
     let status = exchange.head.status;
     let whole = exchange.body.whole(LIST_MAX, PAUSE_MAX).await.map_err(unread)?;
     if status != StatusCode::OK {

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use gate_api::rejection::{Breakage, Phase};
 use gate_api::{Rejection, Route, article};
-use gate_upstream::{Exchange, ReadFailed};
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{HeaderMap, Method, StatusCode};
+use gate_upstream::{Ask, Exchange, ReadFailed, UpstreamBody};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use crate::gate::Gate;
@@ -25,12 +25,11 @@ pub(crate) async fn article(
     body: Bytes,
     ledger: &mut Ledger,
 ) -> Result<Vec<u8>, Rejection> {
-    let exchange = ask(gate, client, (Method::POST, "/api/generate", body), ledger).await?;
-    let (status, retry_after) = (exchange.head.status, exchange.head.headers.get(RETRY_AFTER).cloned());
-    let whole = whole(gate, exchange).await?;
-    if status != StatusCode::OK {
-        let retry_after = retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
-        return Err(Rejection::BackendStatus { status: status.as_u16(), text: error_text(&whole), retry_after });
+    let Exchange { head, body } = ask(gate, client, ("/api/generate", Some(body)), ledger).await?;
+    let whole = whole(gate, body).await?;
+    if head.status != StatusCode::OK {
+        let retry_after = head.retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
+        return Err(Rejection::BackendStatus { status: head.status.as_u16(), text: error_text(&whole), retry_after });
     }
     article::answer_body(&whole).ok_or_else(|| Rejection::BackendBroken {
         what: Breakage::NotJson,
@@ -45,7 +44,7 @@ pub(crate) async fn native(
     (route, body): (&Route, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
-    let exchange = ask(gate, client, (Method::POST, path(route), body), ledger).await?;
+    let exchange = ask(gate, client, (path(route), Some(body)), ledger).await?;
     answering(gate, exchange).await
 }
 
@@ -57,7 +56,7 @@ pub(crate) async fn read(
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
     // GET for HEAD as well: hyper leaves the body out, and the length is true.
-    let exchange = ask(gate, client, (Method::GET, path(route), Bytes::new()), ledger).await?;
+    let exchange = ask(gate, client, (path(route), None), ledger).await?;
     answering(gate, exchange).await
 }
 
@@ -71,53 +70,44 @@ fn path(route: &Route) -> &'static str {
     }
 }
 
+/// Asks. Nothing of the client's own goes along: no credentials, no cookies, no Origin.
 async fn ask(
     gate: &Gate,
     client: &Caller,
-    (method, path, body): (Method, &'static str, Bytes),
+    (path, body): (&'static str, Option<Bytes>),
     ledger: &mut Ledger,
 ) -> Result<Exchange, Rejection> {
+    // So that a further gate behind this one can tell clients apart. A client without an address has none to tell.
+    let client = (client.text.as_bytes() != b"unix").then(|| client.text.clone());
     let asked = Instant::now();
-    let exchange = gate.backend.send(method, path, fields(client), body).await?;
+    let exchange = gate.backend.send(&Ask { path, body, client }).await?;
     ledger.upstream(asked.elapsed());
     Ok(exchange)
 }
 
-/// What the backend is told besides the body. Nothing of the client's own: no credentials, no cookies, no Origin.
-fn fields(client: &Caller) -> HeaderMap {
-    let mut fields = HeaderMap::with_capacity(5);
-    let json = HeaderValue::from_static("application/json");
-    fields.insert(ACCEPT, json.clone());
-    fields.insert(CONTENT_TYPE, json);
-    // So that a further gate behind this one can tell clients apart. A client without an address has none to tell.
-    if client.text.as_bytes() != b"unix" {
-        fields.insert("x-forwarded-for", client.text.clone());
-    }
-    fields
-}
-
 /// The backend's answer as it is: lines as they come, anything else whole.
 async fn answering(gate: &Gate, exchange: Exchange) -> Result<Answering, Rejection> {
-    let status = exchange.head.status;
-    if status.is_redirection() || status.is_informational() {
+    let Exchange { head, body } = exchange;
+    let status = head.status;
+    if status.is_redirection() {
         let cause = format!("status {status}, which is never followed");
         return Err(Rejection::BackendBroken { what: Breakage::NotJson, cause });
     }
+    let streams = status == StatusCode::OK
+        && head.content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-ndjson"));
     let mut fields = HeaderMap::with_capacity(4);
-    for name in [CONTENT_TYPE, RETRY_AFTER] {
-        if let Some(value) = exchange.head.headers.get(&name) {
-            fields.insert(name, value.clone());
+    for (name, value) in [(CONTENT_TYPE, head.content_type), (RETRY_AFTER, head.retry_after)] {
+        if let Some(value) = value {
+            fields.insert(name, value);
         }
     }
-    let streams = status == StatusCode::OK
-        && fields.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-ndjson"));
-    let content = if streams { Content::Lines(exchange.body) } else { Content::Whole(whole(gate, exchange).await?) };
+    let content = if streams { Content::Lines(body) } else { Content::Whole(whole(gate, body).await?) };
     Ok(Answering { status, fields, content })
 }
 
-async fn whole(gate: &Gate, exchange: Exchange) -> Result<Bytes, Rejection> {
+async fn whole(gate: &Gate, body: UpstreamBody) -> Result<Bytes, Rejection> {
     let after = gate.plan.chunk_timeout;
-    exchange.body.whole(gate.plan.max_answer, after).await.map_err(|failed| match failed {
+    body.whole(gate.plan.max_answer, after).await.map_err(|failed| match failed {
         ReadFailed::Pause => Rejection::BackendTimeout { phase: Phase::BetweenChunks, after },
         ReadFailed::TooLarge => {
             Rejection::BackendBroken { what: Breakage::TooLarge, cause: format!("over {} bytes", gate.plan.max_answer) }

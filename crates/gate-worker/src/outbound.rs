@@ -1,6 +1,7 @@
 //! Answers on their way out. Each owns the ledger of its request, and a stream owns the backend's answer too: dropped
 //! with the client's connection, it closes the one and cancels the other.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -123,7 +124,7 @@ impl Pause {
     }
 }
 
-type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
     fn new(upstream: UpstreamBody, gate: Rc<Gate>, ledger: Ledger) -> Self {
@@ -137,10 +138,9 @@ impl Relay {
             if self.gate.ground.drain.cut() == Cut::Now {
                 return self.cut(&Rejection::Draining);
             }
-            match Pin::new(upstream).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+            match upstream.poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
                     self.pause.last = Instant::now();
-                    let Ok(chunk) = frame.into_data() else { continue };
                     match self.lines.push(chunk) {
                         Ok(lines) if lines.is_empty() => {}
                         Ok(lines) => return self.pass(lines),
@@ -203,7 +203,7 @@ fn broken(what: Breakage, cause: String) -> Rejection {
 
 impl Body for Outbound {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         match self.get_mut() {
