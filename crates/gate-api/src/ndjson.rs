@@ -8,6 +8,7 @@
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
+use memchr::memrchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -59,7 +60,7 @@ impl Lines {
     /// # Errors
     /// [`LineTooLong`]; the lines of this chunk are lost, so the stream must end there.
     pub fn push(&mut self, mut chunk: Bytes) -> Result<Bytes, LineTooLong> {
-        let Some(end) = chunk.iter().rposition(|&byte| byte == b'\n') else {
+        let Some(end) = memrchr(b'\n', &chunk) else {
             self.hold(&chunk)?;
             return Ok(Bytes::new());
         };
@@ -95,13 +96,20 @@ impl Lines {
 
     /// Remembers the last of some whole lines, and holds each to the cap.
     fn look_at(&mut self, whole: &Bytes) -> Result<(), LineTooLong> {
-        for line in whole.split(|&byte| byte == b'\n') {
-            if line.len() > LINE_MAX {
-                return Err(LineTooLong);
-            }
+        let is_too_long = |line: &[u8]| line.len() > LINE_MAX;
+        if is_too_long(whole) && whole.split(|&byte| byte == b'\n').any(is_too_long) {
+            return Err(LineTooLong);
+        }
+        // From the end, since it is nearly always the only one.
+        let mut lines = &whole[..];
+        while let Some((_newline, rest)) = lines.split_last() {
+            let start = memrchr(b'\n', rest).map_or(0, |newline| newline + 1);
+            let line = &rest[start..];
             if !line.trim_ascii().is_empty() {
                 self.last = whole.slice_ref(line);
+                break;
             }
+            lines = &lines[..start];
         }
         Ok(())
     }

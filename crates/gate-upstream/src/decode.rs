@@ -14,6 +14,10 @@ const SIZE_DIGITS_MAX: usize = 15;
 /// Bytes of all trailers together; they are dropped.
 const TRAILERS_MAX: usize = 8 * 1024;
 
+/// A piece up to this size is copied out, so that the inbox keeps its buffer for the next one: a stream's chunks are some
+/// hundred bytes each, and a buffer given away with each of them would have to be allocated anew.
+const COPY_MAX: usize = 2 * 1024;
+
 /// How far a body has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Body {
@@ -96,7 +100,12 @@ fn take(inbox: &mut BytesMut, left: &mut u64) -> Step {
     }
     let here = inbox.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
     *left -= here as u64;
-    Step::Data(inbox.split_to(here).freeze())
+    if here > COPY_MAX {
+        return Step::Data(inbox.split_to(here).freeze());
+    }
+    let data = Bytes::copy_from_slice(&inbox[..here]);
+    inbox.advance(here);
+    Step::Data(data)
 }
 
 enum Advance {

@@ -113,9 +113,14 @@ struct Pause {
 impl Pause {
     fn over(&mut self, cx: &mut Context<'_>) -> bool {
         let until = self.last + self.max;
+        let now = Instant::now();
+        if self.alarm.as_ref().is_some_and(|alarm| now < alarm.deadline()) {
+            // Set in an earlier round, by the same task: it will wake it.
+            return false;
+        }
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
         while alarm.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
+            if now >= until {
                 return true;
             }
             alarm.as_mut().reset(until);
