@@ -10,9 +10,9 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Idle connections kept by one worker. More than the streams a worker usually has at once would only hold
-/// descriptors of the backend.
-const IDLE_MAX: usize = 64;
+/// Idle connections kept by one worker: as many as the streams that a busy one has at once, so that waves of them find
+/// their connections again. More would only hold descriptors of the backend.
+const IDLE_MAX: usize = 256;
 
 /// A connection idle for longer is not used again: proxies in front of a backend commonly close theirs after 60 s,
 /// and a request that meets the close cannot be known not to have run.

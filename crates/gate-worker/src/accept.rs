@@ -187,6 +187,8 @@ fn serve(gate: &Rc<Gate>, socket: Socket, line: Rc<Line>) {
             async { Ok::<_, Infallible>(answered.await) }
         });
         let connection = http1::Builder::new()
+            // One plain send is cheaper than a vector of two or three short pieces.
+            .writev(false)
             .max_headers(gate.plan.max_fields + FIELDS_BEYOND)
             .max_buf_size(BUFFER_MAX.max(gate.plan.max_head + HEAD_BEYOND))
             .serve_connection(wire, service);
