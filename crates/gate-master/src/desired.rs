@@ -1,4 +1,4 @@
-//! What the operator wants: changed by events, read by [`crate::reconcile`].
+//! What the operator wants: changed by events, read by [`crate::reconcile::reconcile`].
 
 use gate_zone::{Place, Role};
 

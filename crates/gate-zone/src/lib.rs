@@ -134,7 +134,9 @@ impl Zone {
                 continue;
             }
             let needed = |held: u64| wanted.iter().chain(in_service).map(ns).any(|window| window == held);
-            let index = table.iter().position(|held| *held == 0 || !needed(*held)).ok_or(TooManyWindows)?;
+            // Unused ones first: workers that still drain may count in a region that nobody else needs.
+            let unused = table.iter().position(|held| *held == 0);
+            let index = unused.or_else(|| table.iter().position(|held| !needed(*held))).ok_or(TooManyWindows)?;
             table[index] = window;
             emptied.push(index);
         }
