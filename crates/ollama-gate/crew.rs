@@ -75,10 +75,17 @@ fn monitor(birth: Birth, word: &Word) -> Result<u8, String> {
     let row = birth.claim();
     let ready = ready(word, birth.announce);
     birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
-    gate_monitor::run(gate_monitor::Post { plan: birth.plan, zone: birth.zone, row, demo: birth.demo, ready })
+    gate_monitor::run(gate_monitor::Post {
+        plan: birth.plan,
+        zone: birth.zone,
+        row,
+        demo: birth.demo,
+        lifeline: birth.lifeline,
+        ready,
+    })
 }
 
-/// The simulated backend, until a signal ends it.
+/// The simulated backend, until a signal or the master's death ends it.
 fn demo(birth: Birth, word: &Word) -> Result<u8, String> {
     let row = birth.claim();
     let ready = ready(word, birth.announce);
@@ -91,7 +98,9 @@ fn demo(birth: Birth, word: &Word) -> Result<u8, String> {
         let listener = tokio::net::TcpListener::from_std(socket.socket.into()).map_err(text)?;
         tokio::task::spawn_local(gate_monitor::keep_beating(Rc::new(row)));
         ready().map_err(text)?;
-        ollama_sim::serve(listener, ollama_sim::Config::demo(), std::future::pending::<()>()).await.map_err(text)?;
+        ollama_sim::serve(listener, ollama_sim::Config::demo(), gate_monitor::orphaned(birth.lifeline))
+            .await
+            .map_err(text)?;
         Ok(0)
     })
 }

@@ -7,6 +7,7 @@ mod command;
 mod crew;
 mod logging;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_USAGE, Plan};
@@ -40,15 +41,17 @@ fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
         }
     };
     match command.purpose {
-        Purpose::Check => {
-            println!("the configuration is good");
-            EX_OK
-        }
-        Purpose::Print => {
-            print!("{}", plan.render(&settings));
-            EX_OK
-        }
+        Purpose::Check => say("the configuration is good\n"),
+        Purpose::Print => say(&plan.render(&settings)),
         Purpose::Serve => serve(command, plan),
+    }
+}
+
+/// Writes to standard output; a reader that has gone is no panic.
+fn say(text: &str) -> u8 {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Ok(()) => EX_OK,
+        Err(_) => EX_SOFTWARE,
     }
 }
 

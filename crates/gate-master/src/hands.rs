@@ -18,7 +18,7 @@ use gate_zone::{Place, Role, Zone};
 use crate::StartError;
 use crate::birth::{Announce, Awaited, Birth, Handed, Word};
 use crate::event::{Action, Demo, Event, Generation, Order, Why, Wish};
-use crate::observed::Observed;
+use crate::observed::{Observed, Process, State};
 use crate::sockets::{BindError, Mode, Sockets};
 
 /// What a child runs; the code it returns is its exit code.
@@ -70,10 +70,10 @@ impl Hands {
         (crew, reread, adopt): (Crew, Reread, Adopt),
         seed: [u64; 2],
     ) -> Result<Self, StartError> {
-        let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Zone)?;
-        let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Zone)?)) } else { None };
+        let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Machine)?;
+        let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Machine)?)) } else { None };
         zone.assign_windows(&plan.windows(), &[]).map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
-        let lifeline = process::pipe().map_err(StartError::Zone)?;
+        let lifeline = process::pipe().map_err(StartError::Machine)?;
         // Last: what fails after it would have to take the files of unix sockets away again.
         let current = Some(Loaded::new(plan, 1, None).map_err(StartError::Load)?);
         Ok(Self {
@@ -89,6 +89,13 @@ impl Hands {
             lifeline,
             awaited: Vec::new(),
         })
+    }
+
+    /// Sends new connections only to the sockets of the slots below `workers`, where each slot has one of its own.
+    pub(crate) fn steer_to(&self, workers: u32) {
+        if let Some(current) = &self.current {
+            current.sockets.shrink(workers);
+        }
     }
 
     pub(crate) fn zone(&self) -> Zone {
@@ -111,8 +118,8 @@ impl Hands {
         Outcome::Event(match action {
             Action::Load => self.load(seen),
             Action::Fork { place, generation } => self.fork(*place, *generation, seen),
-            Action::Tell { pid, order, why } => self.tell(*pid, (*order, *why), seen),
-            Action::Commit => self.commit(),
+            Action::Tell { pid, order, why } => tell(*pid, (*order, *why), seen),
+            Action::Commit => self.commit(seen),
             Action::RollBack { reason } => self.roll_back(reason),
             Action::CloseListeners => self.close_listeners(),
             Action::Done(code) => return Outcome::Done(*code),
@@ -144,7 +151,8 @@ impl Hands {
         let Some(current) = &self.current else { return Err(Refused::of("the gate is stopping")) };
         let plan = (self.reread)(&current.plan).map_err(Refused::of)?;
         let rows_left = gate_zone::layout::ROWS - 1 - seen.processes.len();
-        let rows_needed = usize::from(plan.workers) + 1;
+        let running = seen.processes.iter().filter(|process| process.state == State::Ready).count();
+        let rows_needed = (usize::from(plan.workers) + 1).max(running);
         if rows_left < rows_needed {
             return Err(Refused::of(format!(
                 "{} processes of earlier generations are still draining, and the scoreboard has room for {rows_left} \
@@ -219,35 +227,17 @@ impl Hands {
             .ok_or_else(|| io::Error::other(format!("generation {generation} is gone")))
     }
 
-    fn tell(&mut self, pid: Pid, (order, why): (Order, Why), seen: &Observed) -> Event {
-        if let Some(process) = seen.processes.iter().find(|process| process.pid == pid) {
-            report(process.place, pid, order, why);
-            if why == Why::Surplus
-                && let Some(loaded) = &self.current
-            {
-                loaded.sockets.shrink(process.place.slot);
-            }
-        }
-        let signal = match order {
-            Order::Drain => Signal::SIGTERM,
-            Order::Quit => Signal::SIGQUIT,
-            Order::Abort => Signal::SIGABRT,
-            Order::Kill => Signal::SIGKILL,
-        };
-        if let Err(error) = process::kill(pid, signal) {
-            log::error!("cannot send {signal} to {pid}: {error}");
-        }
-        Event::Ordered { pid, order, why }
-    }
-
-    fn commit(&mut self) -> Event {
+    fn commit(&mut self, seen: &Observed) -> Event {
         if let Some(current) = &self.current {
             self.zone.tell_generation(current.generation);
             (self.adopt)(&current.plan);
             if let Some(before) = self.before.take() {
                 before.sockets.retire(Some(&current.sockets));
             }
-            log::info!("generation {} serves with {} workers", current.generation, current.plan.workers);
+            let is_worker = |process: &&Process| process.place.role == Role::Worker && process.state == State::Ready;
+            let of_current = |process: &&Process| process.generation == current.generation;
+            let workers = seen.processes.iter().filter(is_worker).filter(of_current).count();
+            log::info!("generation {} serves with {workers} workers", current.generation);
         }
         Event::Committed
     }
@@ -262,8 +252,12 @@ impl Hands {
     }
 
     fn close_listeners(&mut self) -> Event {
-        for loaded in self.current.take().into_iter().chain(self.before.take()) {
-            loaded.sockets.retire(None);
+        let current = self.current.take();
+        if let Some(before) = self.before.take() {
+            before.sockets.retire(current.as_ref().map(|current| &current.sockets));
+        }
+        if let Some(current) = current {
+            current.sockets.retire(None);
         }
         Event::ListenersClosed
     }
@@ -323,6 +317,25 @@ impl Refused {
     fn binding(errors: &[BindError]) -> Self {
         Self { reasons: errors.iter().map(ToString::to_string).collect(), cause: Cause::Address }
     }
+}
+
+/// Sends a process an order.
+fn tell(pid: Pid, (order, why): (Order, Why), seen: &Observed) -> Event {
+    if let Some(process) = seen.processes.iter().find(|process| process.pid == pid) {
+        report(process.place, pid, order, why);
+    }
+    // Only workers catch QUIT. For the others its default action is a core; they hold nothing, and TERM ends them.
+    let is_worker = seen.processes.iter().any(|known| known.pid == pid && known.place.role == Role::Worker);
+    let signal = match order {
+        Order::Quit if is_worker => Signal::SIGQUIT,
+        Order::Drain | Order::Quit => Signal::SIGTERM,
+        Order::Abort => Signal::SIGABRT,
+        Order::Kill => Signal::SIGKILL,
+    };
+    if let Err(error) = process::kill(pid, signal) {
+        log::error!("cannot send {signal} to {pid}: {error}");
+    }
+    Event::Ordered { pid, order, why }
 }
 
 fn wish(plan: &Plan) -> Wish {

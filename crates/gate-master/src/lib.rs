@@ -49,7 +49,7 @@ pub enum StartError {
     /// The pid file cannot be had. Fault: operator.
     PidFile(std::path::PathBuf, PidFileError),
     /// Out of memory or descriptors. Fault: machine.
-    Zone(io::Error),
+    Machine(io::Error),
 }
 
 impl StartError {
@@ -58,7 +58,7 @@ impl StartError {
         match self {
             Self::Load(Refused { cause: Cause::Address, .. }) => EX_UNAVAILABLE,
             Self::Load(_) | Self::PidFile(..) => EX_CONFIG,
-            Self::Zone(_) => EX_SOFTWARE,
+            Self::Machine(_) => EX_SOFTWARE,
         }
     }
 }
@@ -74,7 +74,9 @@ impl std::fmt::Display for StartError {
                 write!(f, "pid file {}: a running gate holds it; stop that one first", path.display())
             }
             Self::PidFile(path, PidFileError::Io(error)) => write!(f, "pid file {}: {error}", path.display()),
-            Self::Zone(error) => write!(f, "cannot set up shared memory: {error}"),
+            Self::Machine(error) => {
+                write!(f, "cannot set up shared memory, signals or sockets of the gate's own: {error}")
+            }
         }
     }
 }
@@ -113,7 +115,7 @@ impl Master {
     /// See [`StartError`]. Nothing has been forked then.
     pub fn start(setup: Setup) -> Result<Self, StartError> {
         let Setup { plan, crew, reread, adopt, seed: [low, high, dice] } = setup;
-        let signals = Signals::open().map_err(StartError::Zone)?;
+        let signals = Signals::open().map_err(StartError::Machine)?;
         let pidfile = match &plan.pid {
             Some(path) => Some(PidFile::claim(path).map_err(|error| StartError::PidFile(path.clone(), error))?),
             None => None,
@@ -122,7 +124,7 @@ impl Master {
         for address in hands.addresses() {
             log::info!("listening on {address}");
         }
-        let wish = hands.wish().ok_or_else(|| StartError::Zone(io::ErrorKind::InvalidData.into()))?;
+        let wish = hands.wish().ok_or_else(|| StartError::Machine(io::ErrorKind::InvalidData.into()))?;
         let mut observed = Observed::new(clock::monotonic_ms(), dice);
         observed.allow(wish.boot_ms, wish.graceful_ms);
         let desired = Desired::first(wish);
@@ -166,6 +168,7 @@ impl Master {
 
     fn take_in(&mut self, event: &Event) {
         self.desired.apply(event);
+        self.hands.steer_to(self.desired.wish.workers);
         self.observed.allow(self.desired.wish.boot_ms, self.desired.wish.graceful_ms);
         self.observed.apply(event, clock::monotonic_ms());
     }

@@ -8,13 +8,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gate_config::Plan;
+use gate_config::{Plan, Strategy};
 use gate_upstream::{Backend, Timeouts};
 use gate_zone::limiter::{fixed, gcra};
 use gate_zone::{OwnRow, Probe, Stage, Zone, clock};
+use tokio::net::unix::pipe::Receiver;
 use tokio::task::LocalSet;
 use tokio::time::{interval, sleep, timeout};
 
@@ -47,6 +49,8 @@ pub struct Post {
     pub row: OwnRow,
     /// The simulated backend, in place of the configured one.
     pub demo: Option<SocketAddr>,
+    /// Reads end-of-file when the master is gone.
+    pub lifeline: OwnedFd,
     /// Tells the master that it watches.
     pub ready: Box<dyn FnOnce() -> io::Result<()>>,
 }
@@ -64,7 +68,7 @@ pub fn run(post: Post) -> Result<u8, String> {
 }
 
 async fn watch(post: Post) -> Result<u8, String> {
-    let Post { plan, zone, row, demo, ready } = post;
+    let Post { plan, zone, row, demo, lifeline, ready } = post;
     let row = Rc::new(row);
     let timeouts = Timeouts { connect: plan.connect_timeout.min(PROBE_MAX), first_byte: PROBE_MAX };
     let backend = match demo {
@@ -74,10 +78,27 @@ async fn watch(post: Post) -> Result<u8, String> {
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);
     tokio::task::spawn_local(keep_beating(Rc::clone(&row)));
-    tokio::task::spawn_local(sweep(zone));
+    let gcra = plan.flood.is_some() || plan.limit_strategy == Strategy::Gcra;
+    tokio::task::spawn_local(sweep(zone, if gcra { Gcra::Used } else { Gcra::Unused }));
     ready().map_err(|error| error.to_string())?;
-    probe(&backend, zone).await;
+    tokio::select! {
+        () = probe(&backend, zone) => {}
+        () = orphaned(lifeline) => {}
+    }
     Ok(0)
+}
+
+/// Waits until the master is gone: nothing is ever written into the lifeline.
+///
+/// Without a lifeline that can be watched it waits for ever, and the signal at the master's death has to do.
+pub async fn orphaned(lifeline: OwnedFd) {
+    match Receiver::from_owned_fd(lifeline) {
+        Ok(lifeline) => drop(lifeline.readable().await),
+        Err(error) => {
+            log::warn!("cannot watch for the master's end: {error}");
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Beats for ever, as every process must that the master watches.
@@ -100,6 +121,7 @@ async fn probe(backend: &Backend, zone: Zone) {
                 Probe::Status(status) => log::warn!("backend {backend} answers with status {status}"),
                 Probe::Silent => log::warn!("backend {backend} does not answer within {PROBE_MAX:?}"),
                 Probe::NotHttp => log::warn!("backend {backend} does not speak HTTP"),
+                Probe::Foreign => log::warn!("backend {backend} answers, but not as Ollama does"),
                 Probe::Unreachable | Probe::Unknown => log::warn!("backend {backend} cannot be reached"),
             }
         }
@@ -109,8 +131,15 @@ async fn probe(backend: &Backend, zone: Zone) {
     }
 }
 
+/// Whether anything counts by GCRA. A region that nobody touches costs no memory, and sweeping touches it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gcra {
+    Used,
+    Unused,
+}
+
 /// Frees ended entries of the limiter, a piece at a time.
-async fn sweep(zone: Zone) {
+async fn sweep(zone: Zone, gcra_region: Gcra) {
     let mut ticks = interval(SWEEP_PAUSE);
     let mut piece = 0;
     loop {
@@ -121,9 +150,11 @@ async fn sweep(zone: Zone) {
             fixed::sweep(region.sets, window, from, budget, || zone.now_ns());
             fixed::sweep(region.overflow, window, 0, region.overflow.len(), || zone.now_ns());
         }
-        let region = zone.gcra_region();
-        let (from, budget) = share(region.sets.len(), piece);
-        gcra::sweep(region.sets, from, budget, || zone.now_ns());
+        if gcra_region == Gcra::Used {
+            let region = zone.gcra_region();
+            let (from, budget) = share(region.sets.len(), piece);
+            gcra::sweep(region.sets, from, budget, || zone.now_ns());
+        }
         piece = (piece + 1) % SWEEP_PIECES;
     }
 }

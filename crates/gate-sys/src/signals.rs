@@ -70,6 +70,8 @@ impl Signals {
     /// # Errors
     /// Out of file descriptors.
     pub fn open() -> io::Result<Self> {
+        // Inherited as ignored, the kernel would reap our children itself, and nobody would learn of their end.
+        disposition(Signal::SIGCHLD, SigHandler::SigDfl)?;
         let set: SigSet = MASTER.into_iter().collect();
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;

@@ -4,6 +4,7 @@
 //! its title by writing there. The environment lies behind the arguments and is moved away first, so that a title may
 //! be longer than the command line was.
 
+use std::ffi::OsString;
 use std::sync::OnceLock;
 
 /// The bytes that a title may use.
@@ -19,7 +20,9 @@ static SPAN: OnceLock<Span> = OnceLock::new();
 /// collected: they cannot be read any more once a title has been set.
 pub fn prepare() {
     // The values live in argv's neighbourhood until they are set again, which copies each to the heap.
-    for (name, value) in std::env::vars_os().collect::<Vec<_>>() {
+    // A name with `=` in it (the shells of other systems leave such) cannot be set again, and stays where it is.
+    let settable = |(name, _): &(OsString, OsString)| !name.as_encoded_bytes().contains(&b'=');
+    for (name, value) in std::env::vars_os().filter(settable).collect::<Vec<_>>() {
         // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
         unsafe { std::env::set_var(name, value) };
     }

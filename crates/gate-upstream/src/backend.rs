@@ -17,12 +17,15 @@ use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::body::UpstreamBody;
+use crate::body::{ReadFailed, UpstreamBody};
 use crate::head::{self, Begun, Head};
 use crate::pool::{Conn, Pool};
 
 /// A body up to this size is sent in one piece with the head, which saves a system call; a larger one is not copied.
 const ONE_PIECE_MAX: usize = 16 * 1024;
+
+/// Longest answer to the question for a version.
+const VERSION_MAX: usize = 4096;
 
 /// Where a backend is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,13 +223,27 @@ impl Backend {
     /// Asks whether the backend answers as Ollama does.
     pub async fn probe(&self) -> Probe {
         match self.send(&Ask::get("/api/version")).await {
-            Ok(exchange) if exchange.head.status == StatusCode::OK => Probe::Healthy,
+            Ok(exchange) if exchange.head.status == StatusCode::OK => {
+                // Read to its end, the answer leaves its connection to the next question.
+                match exchange.body.whole(VERSION_MAX, self.timeouts.first_byte).await {
+                    Ok(body) if says_version(&body) => Probe::Healthy,
+                    Ok(_) | Err(ReadFailed::TooLarge) => Probe::Foreign,
+                    Err(ReadFailed::Pause) => Probe::Silent,
+                    Err(ReadFailed::Cut(_)) => Probe::NotHttp,
+                }
+            }
             Ok(exchange) => Probe::Status(exchange.head.status.as_u16()),
             Err(Rejection::BackendTimeout { .. }) => Probe::Silent,
             Err(Rejection::BackendBroken { .. }) => Probe::NotHttp,
             Err(_) => Probe::Unreachable,
         }
     }
+}
+
+/// Whether an answer to `/api/version` is Ollama's: `{"version":"…"}`.
+fn says_version(body: &[u8]) -> bool {
+    let said = serde_json::from_slice::<serde_json::Value>(body);
+    said.is_ok_and(|said| said.get("version").is_some_and(serde_json::Value::is_string))
 }
 
 /// What became of a request on one connection.

@@ -131,7 +131,7 @@ impl Chunk {
             Self::DataEnd if inbox.is_empty() || inbox[..] == *b"\r" => Ok(Advance::More),
             Self::DataEnd => Err("a chunk that is longer than it said"),
             Self::Trailers(passed) => {
-                let Some(length) = line(inbox, TRAILERS_MAX - passed)? else { return Ok(Advance::More) };
+                let Some(length) = line(inbox, TRAILERS_MAX.saturating_sub(passed))? else { return Ok(Advance::More) };
                 inbox.advance(length + 2);
                 Ok(if length == 0 { Advance::Ended } else { Advance::To(Self::Trailers(passed + length + 2)) })
             }
@@ -154,6 +154,10 @@ fn line(bytes: &[u8], max: usize) -> Result<Option<usize>, Broken> {
 fn size(line: &[u8]) -> Result<u64, Broken> {
     const BAD: Broken = "a chunk size that is not a hexadecimal number";
     let digits = line.split(|byte| matches!(byte, b';' | b' ' | b'\t')).next().unwrap_or_default();
+    let extension = line[digits.len()..].trim_ascii();
+    if !extension.is_empty() && !extension.starts_with(b";") {
+        return Err(BAD);
+    }
     if digits.is_empty() || digits.len() > SIZE_DIGITS_MAX {
         return Err(BAD);
     }
@@ -211,13 +215,22 @@ mod tests {
 
     #[test]
     fn what_two_readers_could_read_differently_is_broken() {
-        for bytes in
-            ["zz\r\n", "\r\n", "3\nabc\r\n", "3\r\nabcd\r\n", "-3\r\n", "fffffffffffffffff\r\n", "0\r\nx\n\r\n"]
-        {
+        for bytes in [
+            "zz\r\n",
+            "\r\n",
+            "3\nabc\r\n",
+            "3\r\nabcd\r\n",
+            "-3\r\n",
+            "fffffffffffffffff\r\n",
+            "3 zz\r\n",
+            "0\r\nx\n\r\n",
+        ] {
             assert!(read(CHUNKED, bytes.as_bytes(), 100).is_err(), "{bytes:?}");
         }
         let endless = format!("3;{}", "a".repeat(1000));
         assert!(read(CHUNKED, endless.as_bytes(), 100).is_err());
+        let line = format!("0\r\nx: {}\r\ny: z\r\n\r\n", "a".repeat(TRAILERS_MAX - 3));
+        assert!(read(CHUNKED, line.as_bytes(), 100).is_err(), "a line that fills the trailers leaves no room");
         let trailers = format!("0\r\n{}", "a: b\r\n".repeat(3000));
         assert!(read(CHUNKED, trailers.as_bytes(), 100).is_err());
     }

@@ -12,7 +12,7 @@ const FIELDS_MAX: usize = 96;
 /// Bytes of an answer's head.
 const HEAD_MAX: usize = 64 * 1024;
 
-/// Interim answers (1xx) that are passed over before the answer itself.
+/// Interim answers (1xx) that are passed over at once; the first-byte timeout bounds those that come later.
 const INTERIM_MAX: usize = 8;
 
 /// What an answer begins with.
@@ -45,7 +45,10 @@ pub(crate) enum After {
 
 /// Takes the head out of `inbox`; `None` while its end has not come.
 pub(crate) fn begin(inbox: &mut BytesMut) -> Result<Option<Begun>, Broken> {
-    for _ in 0..INTERIM_MAX {
+    for _ in 0..=INTERIM_MAX {
+        if inbox.is_empty() {
+            return Ok(None);
+        }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut answer = httparse::Response::new(&mut fields);
         let length = match answer.parse(inbox) {

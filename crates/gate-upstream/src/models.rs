@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gate_api::Rejection;
-use gate_api::rejection::Breakage;
+use gate_api::rejection::{Breakage, Phase};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -28,6 +28,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct NewestModel {
     known: RefCell<Option<(Instant, Rc<str>)>>,
+    /// The last failure. Whoever was waiting then shares it, instead of failing once more after its own wait.
+    failed: RefCell<Option<(Instant, Rejection)>>,
     /// Held by the one request that asks, so that the others wait for its answer instead of asking too.
     asking: Mutex<()>,
 }
@@ -54,11 +56,21 @@ impl NewestModel {
         if let Some(name) = self.fresh() {
             return Ok(name);
         }
+        let came = Instant::now();
         let _asking = self.asking.lock().await;
         if let Some(name) = self.fresh() {
             return Ok(name);
         }
-        let name: Rc<str> = newest(&list(backend).await?).ok_or(Rejection::NoModel)?.into();
+        if let Some((_, why)) = self.failed.borrow().as_ref().filter(|(at, _)| *at >= came) {
+            return Err(why.clone());
+        }
+        let name = match ask(backend).await {
+            Ok(name) => name,
+            Err(why) => {
+                self.failed.replace(Some((Instant::now(), why.clone())));
+                return Err(why);
+            }
+        };
         let before = self.known.replace(Some((Instant::now(), Rc::clone(&name))));
         if before.is_none_or(|(_, old)| old != name) {
             log::info!("requests that name no model go to {name}, the newest that {backend} lists");
@@ -73,6 +85,15 @@ impl NewestModel {
     }
 }
 
+async fn ask(backend: &Backend) -> Result<Rc<str>, Rejection> {
+    let list = list(backend).await?;
+    let name = newest(&list).map_err(|error| Rejection::BackendBroken {
+        what: Breakage::NotJson,
+        cause: format!("the list of models: {error}"),
+    })?;
+    name.map(Into::into).ok_or(Rejection::NoModel)
+}
+
 async fn list(backend: &Backend) -> Result<Bytes, Rejection> {
     let exchange = backend.send(&Ask::get("/api/tags")).await?;
     let status = exchange.head.status;
@@ -85,19 +106,20 @@ async fn list(backend: &Backend) -> Result<Bytes, Rejection> {
 }
 
 fn unread(failed: ReadFailed) -> Rejection {
-    let (what, cause) = match failed {
-        ReadFailed::TooLarge => (Breakage::TooLarge, "the list of models".to_owned()),
-        ReadFailed::Pause => (Breakage::ClosedEarly, "the list of models paused".to_owned()),
-        ReadFailed::Cut(error) => (Breakage::ClosedEarly, error.to_string()),
-    };
-    Rejection::BackendBroken { what, cause }
+    match failed {
+        ReadFailed::TooLarge => {
+            Rejection::BackendBroken { what: Breakage::TooLarge, cause: "the list of models".to_owned() }
+        }
+        ReadFailed::Pause => Rejection::BackendTimeout { phase: Phase::BetweenChunks, after: PAUSE_MAX },
+        ReadFailed::Cut(cut) => Rejection::BackendBroken { what: Breakage::ClosedEarly, cause: cut.to_string() },
+    }
 }
 
 /// Newest first by time, whatever zone each is written in; a time that cannot be read is the oldest.
-fn newest(list: &[u8]) -> Option<String> {
-    let tags: Tags = serde_json::from_slice(list).ok()?;
+fn newest(list: &[u8]) -> Result<Option<String>, serde_json::Error> {
+    let tags: Tags = serde_json::from_slice(list)?;
     let when = |listed: &Listed| listed.modified_at.parse::<Timestamp>().ok();
-    tags.models?.into_iter().max_by_key(when).map(|listed| listed.name)
+    Ok(tags.models.unwrap_or_default().into_iter().max_by_key(when).map(|listed| listed.name))
 }
 
 #[cfg(test)]
@@ -110,9 +132,9 @@ mod tests {
             {"name":"old","modified_at":"2026-11-23T09:52:43.947898733Z"},
             {"name":"new","modified_at":"2026-11-23T03:00:00.5-07:00"},
             {"name":"undated"}]}"#;
-        assert_eq!(newest(list).as_deref(), Some("new"));
-        assert_eq!(newest(br#"{"models":[]}"#), None);
-        assert_eq!(newest(br#"{"models":null}"#), None);
-        assert_eq!(newest(b"<html>"), None);
+        assert_eq!(newest(list).unwrap().as_deref(), Some("new"));
+        assert_eq!(newest(br#"{"models":[]}"#).unwrap(), None);
+        assert_eq!(newest(br#"{"models":null}"#).unwrap(), None);
+        assert!(newest(b"<html>").is_err());
     }
 }

@@ -94,9 +94,10 @@ impl Pool {
     /// Keeps a connection for the next request. The oldest one makes room.
     pub(crate) fn give(&self, conn: Conn, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() == IDLE_MAX {
-            idle.remove(0);
-        }
+        // The oldest lie at the bottom, where nobody takes them while there is little to do.
+        let old = idle.partition_point(|idle| now.duration_since(idle.since) > IDLE_FOR_MAX);
+        let gone = old.max((idle.len() + 1).saturating_sub(IDLE_MAX));
+        idle.drain(..gone);
         idle.push(Idle { conn, since: now });
     }
 }

@@ -1,7 +1,7 @@
 //! One worker's HTTP life: it takes connections, walks each request through the pipeline, relays the answer, drains.
 //!
-//! It does not fork, bind or decide about other processes; it hears of them through the zone. One thread, one
-//! event loop; the access log's writer is the only other thread.
+//! It does not fork, bind or decide about other processes; it hears of them through the zone. One event
+//! loop in one thread; the only others write the access log and look up a backend that has a name.
 //!
 //! Invariant: every request that was begun is accounted for once, whichever way it ends.
 #![forbid(unsafe_code)]
@@ -41,6 +41,9 @@ use crate::wire::{Ground, Patience};
 
 /// How often the heart beats: four times within the age at which other workers stop counting this one.
 const BEAT: Duration = Duration::from_millis(250);
+
+/// Look-ups of a backend's name at once, each in a thread of its own.
+const LOOKUPS_MAX: usize = 4;
 
 /// What is cut at the deadline gets this long to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -98,9 +101,13 @@ pub fn open_journal(plan: &Plan) -> Result<Option<File>, String> {
 pub fn run(post: Post) -> Result<u8, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(LOOKUPS_MAX)
         .build()
         .map_err(|error| format!("cannot make an event loop: {error}"))?;
-    LocalSet::new().block_on(&runtime, serve(post))
+    let ended = LocalSet::new().block_on(&runtime, serve(post));
+    // A name that is still being looked up keeps nobody waiting.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(post: Post) -> Result<u8, String> {

@@ -40,6 +40,7 @@ fn readiness(probe: Probe) -> Answering {
         Probe::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "the backend cannot be reached\n".to_owned()),
         Probe::Silent => (StatusCode::SERVICE_UNAVAILABLE, "the backend does not answer\n".to_owned()),
         Probe::NotHttp => (StatusCode::SERVICE_UNAVAILABLE, "the backend does not speak HTTP\n".to_owned()),
+        Probe::Foreign => (StatusCode::SERVICE_UNAVAILABLE, "the backend does not answer as Ollama does\n".to_owned()),
         Probe::Status(status) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("the backend answers with status {status}\n"))
         }

@@ -16,7 +16,7 @@ use gate_limit::{Client, Permit, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
 use gate_zone::layout::row;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -29,9 +29,6 @@ use crate::ledger::{Ledger, Logged};
 use crate::outbound::{Answering, Outbound};
 use crate::pages;
 use crate::wire::{Line, REFUSED};
-
-/// The longest body that is dropped unread without an end to the connection: one read surely brings it.
-const PASSING_MAX: u64 = 4096;
 
 /// A refusal with the dialect it is told in, and where the client stands if a limit refused.
 struct Refusal {
@@ -63,17 +60,11 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
             refuse(&gate, &line, &head, refusal, ledger)
         }
     };
-    if body.is_some_and(|body| is_left_behind(&head, &body)) {
+    // hyper closes the connection behind a body that nobody has read, and the answer has to say so.
+    if body.is_some_and(|body| !body.is_end_stream()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// Whether more of the body is to come than hyper drops in passing. It closes the connection then, which the answer has
-/// to say.
-fn is_left_behind(head: &Parts, body: &Incoming) -> bool {
-    let is_long = body.size_hint().upper().is_none_or(|left| left > PASSING_MAX);
-    !body.is_end_stream() && (is_long || head.headers.contains_key(EXPECT))
 }
 
 /// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
@@ -269,7 +260,7 @@ fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledg
         if terms.fault != Fault::Client
             && let Some(held_back) = gate.warnings.pass(clock::monotonic_ms())
         {
-            let more = if held_back > 0 { format!(" ({held_back} more like it)") } else { String::new() };
+            let more = if held_back > 0 { format!(" ({held_back} more warnings held back)") } else { String::new() };
             // The route and not the path, which holds the prompt on one of them.
             log::warn!("{} {}: {}{more}", head.method, ledger.route_name(), terms.log);
         }

@@ -225,6 +225,10 @@ impl Wire {
 
     /// The moment at which waiting for the client ends, and what it means then.
     fn deadline(&mut self) -> Option<(Instant, Overdue)> {
+        if self.stalled.is_some() {
+            // What is not written yet is the write timeout's affair: the client reads the answer to its last request.
+            return None;
+        }
         let Busy::No { served } = self.line.busy.get() else { return None };
         if !self.framer.between_messages() {
             return None;
@@ -248,7 +252,6 @@ impl Wire {
 
     /// Whether the client has kept us waiting too long. Otherwise the task is woken at the deadline.
     fn overdue(&mut self, cx: &mut Context<'_>) -> Option<Overdue> {
-        self.line.remember(cx.waker());
         let (until, overdue) = self.deadline()?;
         if Instant::now() >= until {
             return Some(overdue);
@@ -281,7 +284,10 @@ impl Wire {
                 Poll::Pending
             }
             Poll::Ready(done) => {
-                self.stalled = None;
+                if self.stalled.take().is_some() {
+                    // The client has only now read on: its pause begins here.
+                    self.line.idle_since.set(Instant::now());
+                }
                 Poll::Ready(done)
             }
         }
@@ -314,6 +320,7 @@ enum Overdue {
 impl rt::Read for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
+        wire.line.remember(cx.waker());
         loop {
             if wire.released > 0 {
                 wire.hand_on(&mut buf);
@@ -377,23 +384,6 @@ impl rt::Write for Wire {
             ready!(wire.drop_rest(cx));
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let wire = self.get_mut();
-        let polled = match &mut wire.socket {
-            Socket::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Socket::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
-        };
-        wire.wrote(polled, cx)
     }
 }
 

@@ -6,7 +6,7 @@
 /// Tells a zone from other memory: "gatezone" in ASCII.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"gatezone");
 
-/// Changes with every change of this file. A zone of another version is not read.
+/// Changes with every change of this file. Whoever takes a zone over compares it first.
 pub const VERSION: u64 = 1;
 
 /// Words of the zone's head, written by the master; once, unless said otherwise.
@@ -42,7 +42,7 @@ pub mod header {
 /// Words of one scoreboard row. A row belongs to a process, not to a slot. Single writer: that process; the master
 /// writes it before the fork and settles it after the process has been reaped.
 pub mod row {
-    /// pid << 32 | generation. Written last at claim, zeroed last at settling; 0 is a free row.
+    /// pid << 32 | generation. Written last at claim, zeroed first at settling; 0 is a free row.
     pub const OWNER: usize = 0;
     /// `CLOCK_MONOTONIC` in ms of the last beat.
     pub const HEARTBEAT: usize = 1;

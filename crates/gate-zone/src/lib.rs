@@ -128,7 +128,7 @@ impl Zone {
     pub fn assign_windows(self, wanted: &[Duration], in_service: &[Duration]) -> Result<(), TooManyWindows> {
         let ns = |window: &Duration| window.as_nanos() as u64;
         let mut table: Vec<u64> = (0..header::WINDOW_COUNT).map(|i| self.load(header::WINDOWS + i)).collect();
-        let mut emptied = Vec::new();
+        let mut changed = Vec::new();
         for window in wanted.iter().map(ns) {
             if table.contains(&window) {
                 continue;
@@ -137,12 +137,14 @@ impl Zone {
             // Unused ones first: workers that still drain may count in a region that nobody else needs.
             let unused = table.iter().position(|held| *held == 0);
             let index = unused.or_else(|| table.iter().position(|held| !needed(*held))).ok_or(TooManyWindows)?;
+            // One that was never used holds nothing, and looking would make the kernel give it memory.
+            let was_used = table[index] != 0;
             table[index] = window;
-            emptied.push(index);
+            changed.push((index, was_used));
         }
-        for index in emptied {
+        for (index, was_used) in changed {
             let region = self.region(index);
-            for word in region.sets.iter().chain(region.overflow) {
+            for word in region.sets.iter().chain(region.overflow).filter(|_| was_used) {
                 if word.load(Acquire) != 0 {
                     word.store(0, Release);
                 }

@@ -15,6 +15,8 @@ pub enum Probe {
     Status(u16),
     /// What it answered is not HTTP.
     NotHttp,
+    /// It answered, and not as Ollama does.
+    Foreign,
 }
 
 impl Probe {
@@ -26,6 +28,7 @@ impl Probe {
             Self::Unreachable => 2,
             Self::Silent => 3,
             Self::NotHttp => 4,
+            Self::Foreign => 6,
             Self::Status(status) => 5 | u64::from(status) << 8,
         }
     }
@@ -37,6 +40,7 @@ impl Probe {
             2 => Self::Unreachable,
             3 => Self::Silent,
             4 => Self::NotHttp,
+            6 => Self::Foreign,
             5 => Self::Status((word >> 8) as u16),
             _ => Self::Unknown,
         }
@@ -49,7 +53,7 @@ mod tests {
 
     #[test]
     fn survives_the_word() {
-        let all = [Probe::Unknown, Probe::Healthy, Probe::Unreachable, Probe::Silent, Probe::NotHttp];
+        let all = [Probe::Unknown, Probe::Healthy, Probe::Unreachable, Probe::Silent, Probe::NotHttp, Probe::Foreign];
         for probe in all.into_iter().chain([Probe::Status(503), Probe::Status(u16::MAX)]) {
             assert_eq!(Probe::from_word(probe.to_word()), probe);
         }

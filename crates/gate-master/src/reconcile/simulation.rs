@@ -105,6 +105,7 @@ impl World {
             Action::Load => self.load(),
             Action::Fork { place, generation } => self.fork(*place, *generation),
             Action::Tell { pid, order, why } => {
+                self.keeps_serving(*pid, *why);
                 self.obey(*pid, *order);
                 Event::Ordered { pid: *pid, order: *order, why: *why }
             }
@@ -117,6 +118,17 @@ impl World {
             }
         };
         self.tell(&event);
+    }
+
+    /// Nothing that serves is let go for a successor that does not serve yet.
+    fn keeps_serving(&self, pid: Pid, why: Why) {
+        if why == Why::Replaced {
+            let old = self.seen.processes.iter().find(|process| process.pid == pid).expect("it was told something");
+            let serves = |other: &Process| {
+                other.pid != pid && other.state == State::Ready && other.generation == self.want.target
+            };
+            assert!(self.seen.at(old.place).any(serves), "{old:?} has no successor yet");
+        }
     }
 
     fn load(&mut self) -> Event {

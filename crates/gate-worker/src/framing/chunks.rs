@@ -80,7 +80,7 @@ impl Chunks {
     }
 
     fn trailer(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
-        let Some(line) = line(bytes, TRAILERS_MAX - self.trailers, "trailers that are too long")? else {
+        let Some(line) = line(bytes, TRAILERS_MAX.saturating_sub(self.trailers), "trailers that are too long")? else {
             return Ok(0);
         };
         if line.is_empty() {

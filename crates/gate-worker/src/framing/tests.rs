@@ -114,6 +114,8 @@ fn chunked_bodies_that_are_off_by_a_byte_are_refused() {
         let said = reason([head, body].concat().as_bytes());
         assert!(said.contains(wanted), "{body:?}: {said}");
     }
+    let full = format!("{head}0\r\nx: {}\r\ny: z\r\n\r\n", "a".repeat(8189));
+    assert!(reason(full.as_bytes()).contains("too long"), "a line that fills the trailers leaves no room");
     let long = format!("{head}5;{}\r\n", "a".repeat(100));
     assert!(reason(long.as_bytes()).contains("too long"));
 }
