@@ -16,7 +16,7 @@ use gate_limit::{Client, Permit, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
 use gate_zone::layout::row;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -29,6 +29,12 @@ use crate::ledger::{Ledger, Logged};
 use crate::outbound::{Answering, Outbound};
 use crate::pages;
 use crate::wire::{Line, REFUSED};
+
+/// The longest body that is read only to be dropped: it comes with its head or right behind it.
+const PASSING_MAX: u64 = 4096;
+
+/// How long it is waited for. Clients that write head and body in two steps need less.
+const PASSING_FOR: Duration = Duration::from_millis(50);
 
 /// A refusal with the dialect it is told in, and where the client stands if a limit refused.
 struct Refusal {
@@ -60,11 +66,45 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
             refuse(&gate, &line, &head, refusal, ledger)
         }
     };
-    // hyper closes the connection behind a body that nobody has read, and the answer has to say so.
-    if body.is_some_and(|body| !body.is_end_stream()) {
+    if let Some(body) = body
+        && passing(&head, body).await == Passing::Left
+    {
+        // hyper closes the connection behind a body that nobody has read, and the answer has to say so.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// What became of a body that the answer did not need.
+#[derive(PartialEq, Eq)]
+enum Passing {
+    /// It was read and dropped.
+    Gone,
+    /// Some of it is still to come.
+    Left,
+}
+
+/// Reads and drops a short body that is here or nearly so, so that a refusal does not cost the client its connection.
+async fn passing(head: &Parts, mut body: Incoming) -> Passing {
+    if body.is_end_stream() {
+        return Passing::Gone;
+    }
+    // Asking for a body that waits for a `100 Continue` would send for it.
+    let is_short = body.size_hint().upper().is_some_and(|length| length <= PASSING_MAX);
+    if !is_short || head.headers.contains_key(EXPECT) {
+        return Passing::Left;
+    }
+    let dropped = async {
+        while !body.is_end_stream() {
+            match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return Passing::Left,
+                None => break,
+            }
+        }
+        Passing::Gone
+    };
+    within(PASSING_FOR, dropped).await.unwrap_or(Passing::Left)
 }
 
 /// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
