@@ -10,7 +10,7 @@ mod logging;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_USAGE, Plan};
+use gate_config::{AccessLog, EX_CONFIG, EX_OK, EX_SOFTWARE, EX_USAGE, Plan};
 use gate_master::{Master, Setup, title};
 
 use crate::command::{Command, Purpose};
@@ -41,16 +41,41 @@ fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
         }
     };
     match command.purpose {
-        Purpose::Check => say("the configuration is good\n"),
+        Purpose::Check => match check(&plan) {
+            Ok(()) => say("the configuration is good\n"),
+            Err(why) => {
+                eprintln!("{why}");
+                EX_CONFIG
+            }
+        },
         Purpose::Print => say(&plan.render(&settings)),
         Purpose::Serve => serve(command, plan),
     }
+}
+
+/// What a plan needs of this machine, as far as it can be seen without touching anything.
+fn check(plan: &Plan) -> Result<(), String> {
+    gate_master::identity_exists(plan)?;
+    let log = match &plan.access_log {
+        AccessLog::File(path) => Some(path),
+        AccessLog::Off | AccessLog::Stdout => None,
+    };
+    for (key, path) in [("access_log", log), ("pid", plan.pid.as_ref())] {
+        let Some(path) = path else { continue };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if parent.is_some_and(|parent| !parent.is_dir()) {
+            // It may be made before the gate is started, by systemd for one.
+            eprintln!("warning: {key} = {:?}: its directory does not exist yet", path.display().to_string());
+        }
+    }
+    Ok(())
 }
 
 /// Writes to standard output; a reader that has gone is no panic.
 fn say(text: &str) -> u8 {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Ok(()) => EX_OK,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EX_OK,
         Err(_) => EX_SOFTWARE,
     }
 }

@@ -22,7 +22,8 @@ fn a_dead_worker_is_replaced_and_nobody_else() {
     let backend = backend(0);
     let mut gate = gate_to(&backend, ["--workers", "3"]).start();
     let untouched = others(&gate);
-    for signal in [Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGABRT] {
+    for signal in [Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGABRT]
+    {
         let [old] = gate.children("worker 2")[..] else { panic!("one worker 2") };
         end(old, signal);
         let new = successor(&gate, "worker 2", old);
@@ -153,4 +154,16 @@ fn orphaned_workers_finish_their_streams_first() {
     assert!(crate::support::is_alive(server), "it has a stream to finish");
     assert_eq!(stream.finish().unwrap(), wanted);
     children.into_iter().for_each(is_gone);
+}
+
+#[test]
+fn a_gate_that_was_told_to_ignore_its_children_still_notices_their_end() {
+    let ignoring =
+        "import os,signal,sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
+    let mut gate = gate(["--workers", "2", "--demo"]).launched_by(&["python3", "-c", ignoring]).start();
+    let before = gate.workers();
+    kill(before[0], Signal::SIGKILL).unwrap();
+    wait_for("a successor", || Some(gate.workers()).filter(|now| now.len() == 2 && *now != before));
+    gate.signal(Signal::SIGTERM);
+    assert_eq!(gate.ends_with_code(), 0);
 }

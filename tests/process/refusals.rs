@@ -81,6 +81,11 @@ fn a_check_starts_nothing() {
     assert_eq!(good.ends_with_code(), 0);
     assert_eq!(good.output(), "the configuration is good\n");
     says(&refused(gate(["--check-config"]).config("workers = 0\nlimit = \"often\""), 78), &["workers", "limit"]);
+    says(&refused(gate(["--check-config", "--user", "no-such-user"]), 78), &["no-such-user"]);
+    says(
+        &refused(gate(["--check-config", "--pid", "/nonexistent/gate.pid"]), 0),
+        &["warning", "/nonexistent/gate.pid"],
+    );
 }
 
 #[test]

@@ -59,13 +59,11 @@ pub(crate) fn is_gone(pid: Pid) {
     wait_for(&format!("the end of {pid}"), || (!is_alive(pid)).then_some(()));
 }
 
-/// Sends the signal until the process is gone: Rust's runtime takes the first SIGSEGV for a stack overflow and looks.
+/// Sends the signal once and waits for the end.
 #[track_caller]
 pub(crate) fn end(pid: Pid, signal: Signal) {
-    wait_for(&format!("{signal} to end {pid}"), || {
-        let _gone = kill(pid, signal);
-        (!is_alive(pid)).then_some(())
-    });
+    kill(pid, signal).expect("it is there");
+    is_gone(pid);
 }
 
 /// Waits until another process has the place of `old`; returns it.

@@ -1,6 +1,11 @@
 //! The ways out: graceful, quick, and graceful until patience ends.
 
-use nix::sys::signal::Signal;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::scene::{Latch, backend, gate_to, is_open, prompt, said};
@@ -100,4 +105,37 @@ fn a_stop_does_not_wait_for_a_worker_that_is_starting() {
         gate.signal(signal);
         ends_well(&mut gate);
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let dir = Dir::new();
+    let socket = dir.path("gate.sock");
+    // A pipe that is full from the start, as standard error and, by the access log, as standard output.
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    full.write_all(&vec![b'x'; 65_536]).unwrap();
+    let mut child = Command::new(crate::support::binary())
+        .args(["--workers", "1", "--demo", "--log-level", "debug", "--access-log", "-"])
+        .arg(format!("--bind=unix:{}", socket.display()))
+        .stdin(Stdio::null())
+        .stdout(full.try_clone().unwrap())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let master = Pid::from_raw(child.id().cast_signed());
+    let healthy = || {
+        let mut stream = UnixStream::connect(&socket).ok()?;
+        stream.write_all(b"GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    };
+    wait_for("an answer", healthy);
+    let old = children_of(master, "worker")[0];
+    kill(old, Signal::SIGKILL).unwrap();
+    wait_for("a successor", || children_of(master, "worker").first().filter(|new| **new != old).copied());
+    wait_for("an answer of the successor", healthy);
+    kill(master, Signal::SIGTERM).unwrap();
+    let code = wait_for("the end", || child.try_wait().unwrap()).code();
+    assert_eq!(code, Some(0));
 }

@@ -172,6 +172,13 @@ impl Client {
         }
     }
 
+    /// Everything up to the end of the connection.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).expect("the other side closes");
+        rest
+    }
+
     /// Reads one chunk; `None` for the last.
     pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let size = self.line()?;

@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::stage::{ARTICLE, MODEL, article, demo, echo, gate, generate};
+use crate::stage::{ARTICLE, MODEL, article, demo, echo, gate, generate, generate_whole};
 use crate::support::http::{Answer, Client, Request};
 use crate::support::{Dir, Gate, wait_for};
 
@@ -274,4 +274,18 @@ fn a_client_that_leaves_amid_its_body_is_nobodys_problem() {
     }
     wait_for("an answer", || (gate.ask(&article("hi")).status == 200).then_some(()));
     assert_eq!(backend.sim.counters().requests["POST /api/generate"], 1);
+}
+
+#[test]
+fn a_connection_that_idles_after_a_request_is_let_go_however_long_the_request_took() {
+    let backend = demo();
+    // The request outlasts the wait for its head, and the wait for the next one is far shorter than that for a first.
+    for (head_timeout, fault) in [("100ms", "delay:400"), ("60s", "ok")] {
+        let arguments = ["--keep-alive", "300ms", "--head-timeout", head_timeout];
+        let gate = gate(&backend, &arguments).start();
+        let mut client = Client::connect(gate.address());
+        let request = generate_whole(&format!("@sim:{fault}"));
+        assert_eq!(client.ask(&request).unwrap().header("connection"), None);
+        assert!(client.is_closed(), "{head_timeout}");
+    }
 }

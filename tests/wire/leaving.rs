@@ -3,13 +3,15 @@
 use std::net::Shutdown;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use ollama_sim::{Cancellation, Stage};
 use serde_json::json;
 
-use crate::stage::{article, begin, chat, chat_body, demo, gate, generate, generate_whole};
+use crate::stage::{article, begin, chat, chat_body, demo, gate, gate_before, generate, generate_whole};
 use crate::support::http::{Client, Request};
 use crate::support::sim::Backend;
 use crate::support::{Gate, wait_for};
+use crate::upstream::Scripted;
 
 #[test]
 fn a_stream_whose_client_leaves_is_cancelled() {
@@ -122,4 +124,22 @@ fn cancelled_by(backend: &Backend, leave: impl FnOnce()) -> (Cancellation, u64) 
     });
     let took = noticed.noticed_unix_us.saturating_sub(left);
     (noticed, took)
+}
+
+#[test]
+fn a_slow_reader_gets_all_of_its_answer_while_the_gate_leaves() {
+    // Far more than the kernel's buffers hold.
+    const LENGTH: usize = 24 << 20;
+    let backend = Scripted::start();
+    let mut gate = gate_before(&backend.url(), &[]).start();
+    let mut idle = Client::connect(gate.address());
+    assert_eq!(idle.ask(&Request::get("/healthz")).unwrap().status, 200);
+    let mut slow = begin(gate.address(), &Request::get("/api/tags"));
+    backend.asked().answer("200 OK", "Content-Type: application/json\r\n", &"x".repeat(LENGTH));
+    let (status, _) = slow.head().unwrap();
+    gate.signal(Signal::SIGTERM);
+    // That is when connections that wait for nothing are let go; this one waits for its reader.
+    assert!(idle.is_closed());
+    assert_eq!((status, slow.rest().len()), (200, LENGTH));
+    assert_eq!(gate.ends_with_code(), 0);
 }

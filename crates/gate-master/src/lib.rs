@@ -23,6 +23,7 @@ use std::io;
 use gate_config::{EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
 use gate_sys::pidfile::{PidFile, PidFileError};
+use gate_sys::privilege::Identity;
 use gate_sys::signals::Signals;
 
 pub use crate::birth::{Announce, Birth, Handed};
@@ -82,6 +83,14 @@ impl std::fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// Whether the plan's user and group are there.
+///
+/// # Errors
+/// The name that this machine does not know.
+pub fn identity_exists(plan: &Plan) -> Result<(), String> {
+    Identity::find(plan.user.as_deref(), plan.group.as_deref()).map(drop)
+}
 
 /// What a master is made of.
 pub struct Setup {

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::birth::Word;
 use crate::event::{Event, Ms, Stop};
 use crate::hands::Hands;
-use crate::observed::{Observed, State, Wanted, told};
+use crate::observed::{Observed, Phase, State, Wanted, told};
 
 /// Waits until something has happened or `wake_at` has come, and tells what.
 pub(crate) fn wait(hands: &mut Hands, signals: &Signals, seen: &Observed, wake_at: Option<Ms>) -> Vec<Event> {
@@ -127,6 +127,9 @@ pub(crate) fn tell(event: &Event, seen: &Observed) {
             match (process.wanted, process.state) {
                 (Wanted::No, State::Draining { .. }) => log::info!("{place} ({pid}) has left"),
                 (Wanted::No, _) => log::info!("{place} ({pid}) {told}"),
+                (Wanted::Yes, _) if seen.phase == Phase::FirstStart && process.ready_at.is_none() => {
+                    log::error!("{place} ({pid}) {told} before it was ready");
+                }
                 (Wanted::Yes, _) => log::error!("{place} ({pid}) {told}: it will be replaced"),
             }
         }

@@ -103,7 +103,9 @@ pub(crate) fn become_child() -> io::Result<()> {
         disposition(signal, SigHandler::SigIgn)?;
     }
     // A shell that starts us in the background leaves some of these ignored.
-    for signal in ORDERS.into_iter().chain([Signal::SIGABRT, Signal::SIGCHLD]) {
+    // std catches SEGV and BUS to tell of a stack overflow, and lets the first one that somebody sends pass.
+    let deadly = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGCHLD];
+    for signal in ORDERS.into_iter().chain(deadly) {
         disposition(signal, SigHandler::SigDfl)?;
     }
     let orders: SigSet = ORDERS.into_iter().collect();

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gate_zone::OwnRow;
@@ -18,6 +17,9 @@ const BUFFER_MAX: usize = 1 << 20;
 /// How long the writer gathers lines before it writes: one write for many requests under load, and nobody reads a log
 /// faster than this.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// How long the last lines may take at the end. A reader that does not read must not keep a worker from leaving.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Shared {
@@ -36,6 +38,8 @@ enum End {
     #[default]
     Open,
     Asked,
+    /// Everything is written.
+    Done,
 }
 
 impl Shared {
@@ -45,11 +49,10 @@ impl Shared {
     }
 }
 
-/// The log of one worker. Dropping it writes what is left.
+/// The log of one worker. Dropping it writes what is left, for as long as [`FLUSH_MAX`] allows.
 pub(crate) struct Journal {
     shared: Arc<Shared>,
     row: Rc<OwnRow>,
-    writer: Option<JoinHandle<()>>,
 }
 
 impl Journal {
@@ -60,8 +63,8 @@ impl Journal {
     pub(crate) fn open(file: File, row: Rc<OwnRow>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&theirs, file))?;
-        Ok(Self { shared, row, writer: Some(writer) })
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&theirs, file))?;
+        Ok(Self { shared, row })
     }
 
     /// Takes one line: `write` appends it to the buffer, with its newline.
@@ -83,12 +86,18 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.shared.lock().end = End::Asked;
-        self.shared.wake.notify_one();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            log::error!("the access log's writer panicked");
+        let lost = self.row.row().count(row::LOG_LOST);
+        if lost > 0 {
+            log::warn!("{lost} lines of the access log were lost: the disk, or its reader, did not follow");
+        }
+        let mut lines = self.shared.lock();
+        lines.end = End::Asked;
+        self.shared.wake.notify_all();
+        let written = |lines: &mut Lines| lines.end != End::Done;
+        let (_lines, waited) =
+            self.shared.wake.wait_timeout_while(lines, FLUSH_MAX, written).unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            log::warn!("the access log's last lines are lost: nobody takes them");
         }
     }
 }
@@ -112,7 +121,9 @@ fn write_all(shared: &Shared, mut file: File) {
             log::error!("access log: {error}; {} bytes of it are lost", batch.len());
         }
         batch.clear();
-        if end == End::Asked {
+        if end != End::Open {
+            shared.lock().end = End::Done;
+            shared.wake.notify_all();
             return;
         }
     }

@@ -250,21 +250,27 @@ impl Wire {
         Some((until, Overdue::Close))
     }
 
-    /// Whether the client has kept us waiting too long. Otherwise the task is woken at the deadline.
+    /// Whether the client has kept us waiting too long. Otherwise the task is woken when that may be the case.
     fn overdue(&mut self, cx: &mut Context<'_>) -> Option<Overdue> {
-        let (until, overdue) = self.deadline()?;
-        if Instant::now() >= until {
-            return Some(overdue);
+        let now = Instant::now();
+        match self.deadline() {
+            Some((until, overdue)) if now >= until => return Some(overdue),
+            Some((until, _)) => self.arm(cx, until),
+            None => self.arm(cx, now + self.ground.patience.keep_alive),
         }
+        None
+    }
+
+    /// Sees to it that the task is woken at `until` at the latest. An alarm that is set too early costs one look when it
+    /// rings; setting it anew for each request would cost more.
+    fn arm(&mut self, cx: &mut Context<'_>, until: Instant) {
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        // An alarm that is set too early costs one look when it rings; setting it anew for each request would cost more.
         if alarm.deadline() > until {
             alarm.as_mut().reset(until);
         }
         while alarm.as_mut().poll(cx).is_ready() {
             alarm.as_mut().reset(until);
         }
-        None
     }
 
     /// After a write that could not go on: whether the client has not read for too long.
@@ -334,6 +340,8 @@ impl rt::Read for Wire {
             }
             match wire.framer.judge(&wire.held) {
                 Verdict::Release(count) => {
+                    // hyper need not read again before the answer is out, and the wait after it begins unseen.
+                    wire.arm(cx, Instant::now() + wire.ground.patience.keep_alive);
                     wire.released = count;
                     wire.head_since = None;
                     continue;
