@@ -167,11 +167,6 @@ impl Observed {
         self.woken_by = wake_at.unwrap_or(now).max(now);
     }
 
-    /// The time of the last waking.
-    pub fn now(&self) -> Ms {
-        self.now
-    }
-
     /// Takes in what has happened, at `now`.
     pub fn apply(&mut self, event: &Event, now: Ms) {
         match event {

@@ -25,7 +25,7 @@ pub struct SharedWords {
 }
 
 impl SharedWords {
-    /// Creates and maps `count` zeroed words. Pages are taken from the kernel only when they are first written.
+    /// Creates and maps `count` zeroed words. Pages are taken from the kernel only when they are first touched, be it to read.
     ///
     /// # Errors
     /// What `memfd_create`, `ftruncate`, `fcntl(F_ADD_SEALS)` or `mmap` answer: out of memory or file descriptors.

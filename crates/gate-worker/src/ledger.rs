@@ -1,5 +1,5 @@
-//! The account of one request: opened with its head, closed when its last byte is out or its client is gone, whichever
-//! way it leaves. Owned by the answer's body, so that it cannot be closed too early or forgotten.
+//! The account of one request: opened with its head, closed when its last byte is handed to the connection or its
+//! client is gone, whichever way it leaves. Owned by the answer's body, so that it cannot be closed too early or forgotten.
 
 use std::borrow::Cow;
 use std::io::Write;

@@ -94,8 +94,10 @@ pub(crate) struct Line {
 enum Busy {
     /// A request is in service.
     Yes,
-    /// None is, and this many have been.
-    No { served: u64 },
+    /// None has been.
+    Fresh,
+    /// None is, and some have been.
+    Between,
 }
 
 impl Line {
@@ -104,7 +106,7 @@ impl Line {
             peer,
             local,
             name: OnceCell::new(),
-            busy: Cell::new(Busy::No { served: 0 }),
+            busy: Cell::new(Busy::Fresh),
             idle_since: Cell::new(Instant::now()),
             refused: RefCell::default(),
             waker: RefCell::default(),
@@ -119,7 +121,7 @@ impl Line {
     /// The request has ended.
     pub(crate) fn end(&self) {
         self.idle_since.set(Instant::now());
-        self.busy.set(Busy::No { served: 1 });
+        self.busy.set(Busy::Between);
     }
 
     /// Why the request at hand was refused before hyper saw it.
@@ -229,8 +231,7 @@ impl Wire {
             // What is not written yet is the write timeout's affair: the client reads the answer to its last request.
             return None;
         }
-        let Busy::No { served } = self.line.busy.get() else { return None };
-        if !self.framer.between_messages() {
+        if self.line.busy.get() == Busy::Yes || !self.framer.between_messages() {
             return None;
         }
         let patience = self.ground.patience;
@@ -239,9 +240,9 @@ impl Wire {
             return Some((since + patience.head, Overdue::Refuse));
         }
         let idle_since = self.line.idle_since.get();
-        let until = match served {
-            0 => idle_since + patience.head,
-            _ => idle_since + patience.keep_alive,
+        let until = match self.line.busy.get() {
+            Busy::Fresh => idle_since + patience.head,
+            Busy::Yes | Busy::Between => idle_since + patience.keep_alive,
         };
         let until = match self.ground.drain.since() {
             Some(drained) => until.min(idle_since.max(drained) + DRAIN_LINGER),
