@@ -122,7 +122,6 @@ pub struct Observed {
     /// Whether the master still holds its listeners.
     pub listening: Listening,
     places: BTreeMap<Place, History>,
-    now: Ms,
     woken_by: Ms,
     boot_ms: Ms,
     graceful_ms: Ms,
@@ -147,7 +146,6 @@ impl Observed {
             failed_boot: None,
             listening: Listening::Open,
             places: BTreeMap::new(),
-            now,
             woken_by: now,
             boot_ms: 0,
             graceful_ms: 0,
@@ -163,7 +161,6 @@ impl Observed {
 
     /// Tells that time has passed, and until when the master means to sleep next.
     pub fn woke(&mut self, now: Ms, wake_at: Option<Ms>) {
-        self.now = now;
         self.woken_by = wake_at.unwrap_or(now).max(now);
     }
 

@@ -256,15 +256,19 @@ impl Wire {
         let now = Instant::now();
         match self.deadline() {
             Some((until, overdue)) if now >= until => return Some(overdue),
-            Some((until, _)) => self.arm(cx, until),
-            None => self.arm(cx, now + self.ground.patience.keep_alive),
+            Some((until, _)) => self.arm(cx, now, until),
+            None => self.arm(cx, now, now + self.ground.patience.keep_alive),
         }
         None
     }
 
     /// Sees to it that the task is woken at `until` at the latest. An alarm that is set too early costs one look when it
     /// rings; setting it anew for each request would cost more.
-    fn arm(&mut self, cx: &mut Context<'_>, until: Instant) {
+    fn arm(&mut self, cx: &mut Context<'_>, now: Instant, until: Instant) {
+        if self.alarm.as_ref().is_some_and(|alarm| now < alarm.deadline() && alarm.deadline() <= until) {
+            // Set in an earlier round, by the same task: it will wake it.
+            return;
+        }
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
         if alarm.deadline() > until {
             alarm.as_mut().reset(until);
@@ -342,7 +346,8 @@ impl rt::Read for Wire {
             match wire.framer.judge(&wire.held) {
                 Verdict::Release(count) => {
                     // hyper need not read again before the answer is out, and the wait after it begins unseen.
-                    wire.arm(cx, Instant::now() + wire.ground.patience.keep_alive);
+                    let now = Instant::now();
+                    wire.arm(cx, now, now + wire.ground.patience.keep_alive);
                     wire.released = count;
                     wire.head_since = None;
                     continue;
