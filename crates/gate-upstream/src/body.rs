@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use gate_api::Rejection;
+use gate_api::rejection::{Breakage, Phase};
 
 use crate::decode::{Body, Broken, Step};
 use crate::gather::{Gather, OverCap};
@@ -53,6 +55,17 @@ pub enum ReadFailed {
     Pause,
     /// It was cut. Fault: backend.
     Cut(Cut),
+}
+
+impl ReadFailed {
+    /// As a refusal, for a body that was read with these bounds.
+    pub fn rejection(self, max: usize, pause: Duration) -> Rejection {
+        match self {
+            Self::Pause => Rejection::BackendTimeout { phase: Phase::BetweenChunks, after: pause },
+            Self::TooLarge => Rejection::BackendBroken { what: Breakage::TooLarge, cause: format!("over {max} bytes") },
+            Self::Cut(cut) => Rejection::BackendBroken { what: Breakage::ClosedEarly, cause: cut.to_string() },
+        }
+    }
 }
 
 impl UpstreamBody {

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gate_api::Rejection;
-use gate_api::rejection::{Breakage, Phase};
+use gate_api::rejection::Breakage;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::backend::{Ask, Backend};
-use crate::body::ReadFailed;
 
 /// How long an answer holds. A model that was pulled or removed is noticed after this.
 const FRESH_FOR: Duration = Duration::from_secs(30);
@@ -97,22 +96,13 @@ async fn ask(backend: &Backend) -> Result<Rc<str>, Rejection> {
 async fn list(backend: &Backend) -> Result<Bytes, Rejection> {
     let exchange = backend.send(&Ask::get("/api/tags")).await?;
     let status = exchange.head.status;
-    let whole = exchange.body.whole(LIST_MAX, PAUSE_MAX).await.map_err(unread)?;
+    let whole =
+        exchange.body.whole(LIST_MAX, PAUSE_MAX).await.map_err(|failed| failed.rejection(LIST_MAX, PAUSE_MAX))?;
     if status != StatusCode::OK {
         let text = String::from_utf8_lossy(&whole).into_owned();
         return Err(Rejection::BackendStatus { status: status.as_u16(), text, retry_after: None });
     }
     Ok(whole)
-}
-
-fn unread(failed: ReadFailed) -> Rejection {
-    match failed {
-        ReadFailed::TooLarge => {
-            Rejection::BackendBroken { what: Breakage::TooLarge, cause: "the list of models".to_owned() }
-        }
-        ReadFailed::Pause => Rejection::BackendTimeout { phase: Phase::BetweenChunks, after: PAUSE_MAX },
-        ReadFailed::Cut(cut) => Rejection::BackendBroken { what: Breakage::ClosedEarly, cause: cut.to_string() },
-    }
 }
 
 /// Newest first by time, whatever zone each is written in; a time that cannot be read is the oldest.

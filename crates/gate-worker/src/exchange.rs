@@ -1,11 +1,9 @@
 //! Asking the backend: what goes along, what comes back whole, what is relayed.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
-use gate_api::rejection::{Breakage, Phase};
+use gate_api::rejection::Breakage;
 use gate_api::{Rejection, Route, article};
-use gate_upstream::{Ask, Exchange, ReadFailed, UpstreamBody};
+use gate_upstream::{Ask, Exchange, UpstreamBody};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
@@ -37,26 +35,15 @@ pub(crate) async fn article(
     })
 }
 
-/// Hands a call of Ollama's own API on, body unchanged, and its answer back.
+/// Hands a call of Ollama's own API on, with its body unchanged where it has one, and its answer back.
 pub(crate) async fn native(
-    gate: &Rc<Gate>,
-    client: &Caller,
-    (route, body): (&Route, Bytes),
-    ledger: &mut Ledger,
-) -> Result<Answering, Rejection> {
-    let exchange = ask(gate, client, (path(route), Some(body)), ledger).await?;
-    answering(gate, exchange).await
-}
-
-/// Asks one of the routes that only read.
-pub(crate) async fn read(
     gate: &Gate,
     client: &Caller,
-    route: &Route,
+    (route, body): (&Route, Option<Bytes>),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
     // GET for HEAD as well: hyper leaves the body out, and the length is true.
-    let exchange = ask(gate, client, (path(route), None), ledger).await?;
+    let exchange = ask(gate, client, (path(route), body), ledger).await?;
     answering(gate, exchange).await
 }
 
@@ -106,14 +93,8 @@ async fn answering(gate: &Gate, exchange: Exchange) -> Result<Answering, Rejecti
 }
 
 async fn whole(gate: &Gate, body: UpstreamBody) -> Result<Bytes, Rejection> {
-    let after = gate.plan.chunk_timeout;
-    body.whole(gate.plan.max_answer, after).await.map_err(|failed| match failed {
-        ReadFailed::Pause => Rejection::BackendTimeout { phase: Phase::BetweenChunks, after },
-        ReadFailed::TooLarge => {
-            Rejection::BackendBroken { what: Breakage::TooLarge, cause: format!("over {} bytes", gate.plan.max_answer) }
-        }
-        ReadFailed::Cut(error) => Rejection::BackendBroken { what: Breakage::ClosedEarly, cause: error.to_string() },
-    })
+    let (max, pause) = (gate.plan.max_answer, gate.plan.chunk_timeout);
+    body.whole(max, pause).await.map_err(|failed| failed.rejection(max, pause))
 }
 
 /// The backend's own words: the `error` of its JSON, or the text as it is.

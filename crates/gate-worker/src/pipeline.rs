@@ -150,13 +150,15 @@ async fn answer(
             let call = validate(&route, &bytes).map_err(refused)?;
             let permit = admit(gate, &client.client, (Scope::Api, dialect))?;
             ledger.model(&call.model.into());
-            exchange::native(gate, &client, (&route, bytes), ledger).await.map_err(refused).map(|mut answering| {
-                limit_fields(gate, permit.standing(), &mut answering);
-                answering
-            })
+            exchange::native(gate, &client, (&route, Some(bytes)), ledger).await.map_err(refused).map(
+                |mut answering| {
+                    limit_fields(gate, permit.standing(), &mut answering);
+                    answering
+                },
+            )
         }
         Route::Tags | Route::Ps | Route::Version => {
-            exchange::read(gate, &client, &route, ledger).await.map_err(refused)
+            exchange::native(gate, &client, (&route, None), ledger).await.map_err(refused)
         }
         Route::Root | Route::OpenApi | Route::Docs(_) | Route::Healthz | Route::Readyz => Ok(pages::page(gate, &route)),
     }
