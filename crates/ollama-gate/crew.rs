@@ -42,7 +42,7 @@ pub(crate) fn live(birth: Birth) -> u8 {
 fn ready(word: &Word, announce: Announce) -> Ready {
     word.replace(Some(announce));
     let word = Rc::clone(word);
-    Box::new(move || word.take().map_or(Ok(()), Announce::ready))
+    Box::new(move || word.take().map_or(Ok(()), |mut announce| announce.ready()))
 }
 
 fn worker(birth: Birth, word: &Word) -> Result<u8, String> {

@@ -22,6 +22,12 @@ const REASON_MAX: usize = 4096;
 /// The byte that says "I serve".
 const READY: u8 = b'1';
 
+/// The byte that says "I am leaving".
+const LEAVING: u8 = b'L';
+
+/// The byte before a reason to be replaced; a newline ends the reason.
+const REPLACE: u8 = b'R';
+
 /// All that a fresh child has. It inherited the rest of the master's memory too, and must not look at it.
 #[derive(Debug)]
 pub struct Birth {
@@ -70,7 +76,16 @@ impl Inheritance for Birth {
     }
 }
 
-/// The child's end of the ready pipe.
+/// What a child that serves has to tell the master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// It finishes what it has and goes, on somebody else's order.
+    Leaving,
+    /// It should be replaced, for this reason; it serves until it is told to go.
+    Replace(String),
+}
+
+/// The child's end of the pipe to the master.
 #[derive(Debug)]
 pub struct Announce {
     pipe: File,
@@ -85,9 +100,26 @@ impl Announce {
     ///
     /// # Errors
     /// The master is gone.
-    pub fn ready(mut self) -> std::io::Result<()> {
+    pub fn ready(&mut self) -> std::io::Result<()> {
         self.pipe.write_all(&[READY])?;
         gate_sys::signals::admit_orders()
+    }
+
+    /// Says something after [`Announce::ready`].
+    ///
+    /// # Errors
+    /// The master is gone, or does not listen.
+    pub fn tell(&mut self, notice: &Notice) -> std::io::Result<()> {
+        match notice {
+            Notice::Leaving => self.pipe.write_all(&[LEAVING]),
+            Notice::Replace(reason) => {
+                let mut line = vec![REPLACE];
+                line.extend(reason.bytes().filter(|byte| *byte != b'\n').take(REASON_MAX / 2));
+                line.push(b'\n');
+                // One write, and less than a pipe takes whole.
+                self.pipe.write_all(&line)
+            }
+        }
     }
 
     /// Says why there is no serving. The caller leaves next.
@@ -104,42 +136,83 @@ impl Announce {
 pub(crate) struct Awaited {
     pub(crate) pid: Pid,
     pipe: File,
+    stage: Heard,
     said: Vec<u8>,
 }
 
-/// What came of reading a ready pipe.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// Something was said, and nothing more will be.
-    Said(Event),
-    /// The child closed the pipe without a word: its exit will tell.
+/// What has been heard so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Nothing: what comes is the ready byte or a reason why not.
     Nothing,
-    /// More may come.
+    /// The ready byte: what comes are notices.
+    Ready,
+}
+
+/// Whether more may come through a pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum More {
+    /// It may.
     Open,
+    /// The child has closed it.
+    Closed,
 }
 
 impl Awaited {
     pub(crate) fn new(pid: Pid, pipe: OwnedFd) -> Self {
-        Self { pid, pipe: File::from(pipe), said: Vec::new() }
+        Self { pid, pipe: File::from(pipe), stage: Heard::Nothing, said: Vec::new() }
     }
 
-    pub(crate) fn read(&mut self) -> Word {
+    /// Reads what has come, as events.
+    pub(crate) fn read(&mut self, events: &mut Vec<Event>) -> More {
         let mut buffer = [0; REASON_MAX];
         loop {
             match self.pipe.read(&mut buffer) {
-                Ok(0) if self.said.is_empty() => return Word::Nothing,
                 Ok(0) => {
-                    let reason = String::from_utf8_lossy(&self.said).into_owned();
-                    return Word::Said(Event::BootFailed { pid: self.pid, reason });
+                    if self.stage == Heard::Nothing && !self.said.is_empty() {
+                        let reason = String::from_utf8_lossy(&self.said).into_owned();
+                        events.push(Event::BootFailed { pid: self.pid, reason });
+                    }
+                    return More::Closed;
                 }
-                Ok(_) if self.said.is_empty() && buffer[0] == READY => return Word::Said(Event::Ready(self.pid)),
-                Ok(count) => {
-                    let room = REASON_MAX - self.said.len().min(REASON_MAX);
-                    self.said.extend_from_slice(&buffer[..count.min(room)]);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Word::Open,
+                Ok(count) => self.take_in(&buffer[..count], events),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return More::Open,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return Word::Nothing,
+                Err(_) => return More::Closed,
+            }
+        }
+    }
+
+    fn take_in(&mut self, mut bytes: &[u8], events: &mut Vec<Event>) {
+        if self.stage == Heard::Nothing && self.said.is_empty() && bytes.first() == Some(&READY) {
+            self.stage = Heard::Ready;
+            events.push(Event::Ready(self.pid));
+            bytes = &bytes[1..];
+        }
+        let room = REASON_MAX - self.said.len().min(REASON_MAX);
+        self.said.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if self.stage == Heard::Ready {
+            self.take_notices(events);
+        }
+    }
+
+    fn take_notices(&mut self, events: &mut Vec<Event>) {
+        while let Some(first) = self.said.first() {
+            let length = match *first {
+                REPLACE => match self.said.iter().position(|byte| *byte == b'\n') {
+                    Some(end) => end + 1,
+                    None => return,
+                },
+                _ => 1,
+            };
+            let notice: Vec<u8> = self.said.drain(..length).collect();
+            match notice[0] {
+                REPLACE => {
+                    let reason = String::from_utf8_lossy(&notice[1..length - 1]).into_owned();
+                    events.push(Event::Ripe { pid: self.pid, reason });
+                }
+                LEAVING => events.push(Event::Leaving(self.pid)),
+                _ => {}
             }
         }
     }
@@ -160,28 +233,56 @@ mod tests {
         (Awaited::new(Pid::from_raw(7), read), Announce::new(write))
     }
 
+    fn heard(awaited: &mut Awaited) -> (Vec<Event>, More) {
+        let mut events = Vec::new();
+        let more = awaited.read(&mut events);
+        (events, more)
+    }
+
     #[test]
     fn a_word_is_ready_or_a_reason_or_nothing() {
+        let pid = Pid::from_raw(7);
         let (mut awaited, announce) = pair();
-        assert_eq!(awaited.read(), Word::Open);
+        assert_eq!(heard(&mut awaited), (vec![], More::Open));
         announce.failed("no such model");
         let reason = "no such model".to_owned();
-        assert_eq!(awaited.read(), Word::Said(Event::BootFailed { pid: Pid::from_raw(7), reason }));
+        assert_eq!(heard(&mut awaited), (vec![Event::BootFailed { pid, reason }], More::Closed));
 
-        let (mut awaited, announce) = pair();
+        let (mut awaited, mut announce) = pair();
         announce.ready().unwrap();
-        assert_eq!(awaited.read(), Word::Said(Event::Ready(Pid::from_raw(7))));
+        assert_eq!(heard(&mut awaited), (vec![Event::Ready(pid)], More::Open));
 
         let (mut awaited, announce) = pair();
         drop(announce);
-        assert_eq!(awaited.read(), Word::Nothing);
+        assert_eq!(heard(&mut awaited), (vec![], More::Closed));
+    }
+
+    #[test]
+    fn notices_follow_the_ready_byte_in_any_pieces() {
+        let pid = Pid::from_raw(7);
+        let (mut awaited, mut announce) = pair();
+        announce.ready().unwrap();
+        announce.tell(&Notice::Replace("served 500\nrequests".to_owned())).unwrap();
+        announce.tell(&Notice::Leaving).unwrap();
+        drop(announce);
+        let reason = "served 500requests".to_owned();
+        let events = vec![Event::Ready(pid), Event::Ripe { pid, reason }, Event::Leaving(pid)];
+        assert_eq!(heard(&mut awaited), (events, More::Closed));
+
+        let (mut awaited, mut announce) = pair();
+        announce.ready().unwrap();
+        announce.pipe.write_all(b"Rold").unwrap();
+        assert_eq!(heard(&mut awaited), (vec![Event::Ready(pid)], More::Open));
+        announce.pipe.write_all(b" age\n").unwrap();
+        assert_eq!(heard(&mut awaited), (vec![Event::Ripe { pid, reason: "old age".to_owned() }], More::Open));
     }
 
     #[test]
     fn a_long_reason_is_cut() {
         let (mut awaited, announce) = pair();
         announce.failed(&"x".repeat(REASON_MAX * 3));
-        let Word::Said(Event::BootFailed { reason, .. }) = awaited.read() else { panic!("a reason was given") };
+        let (events, _) = heard(&mut awaited);
+        let [Event::BootFailed { reason, .. }] = &events[..] else { panic!("a reason was given") };
         assert_eq!(reason.len(), REASON_MAX);
     }
 }

@@ -66,6 +66,8 @@ impl Desired {
             | Event::ForkFailed { .. }
             | Event::Ready(_)
             | Event::BootFailed { .. }
+            | Event::Leaving(_)
+            | Event::Ripe { .. }
             | Event::Ordered { .. }
             | Event::Exited { .. }
             | Event::Beats(_) => {}

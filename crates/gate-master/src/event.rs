@@ -93,6 +93,15 @@ pub enum Event {
         /// In its own words.
         reason: String,
     },
+    /// A process finishes what it has and goes, though we have not told it to.
+    Leaving(Pid),
+    /// A process asks to be replaced.
+    Ripe {
+        /// Which.
+        pid: Pid,
+        /// Why.
+        reason: String,
+    },
     /// A process was sent an order.
     Ordered {
         /// Which.

@@ -16,7 +16,7 @@ use gate_sys::title;
 use gate_zone::{Place, Role, Zone};
 
 use crate::StartError;
-use crate::birth::{Announce, Awaited, Birth, Handed, Word};
+use crate::birth::{Announce, Awaited, Birth, Handed};
 use crate::event::{Action, Demo, Event, Generation, Order, Why, Wish};
 use crate::observed::{Observed, Process, State};
 use crate::sockets::{BindError, Mode, Sockets};
@@ -117,7 +117,7 @@ impl Hands {
     pub(crate) fn perform(&mut self, action: &Action, seen: &Observed) -> Outcome {
         Outcome::Event(match action {
             Action::Load => self.load(seen),
-            Action::Fork { place, generation } => self.fork(*place, *generation, seen),
+            Action::Fork { place, generation } => self.fork(*place, *generation),
             Action::Tell { pid, order, why } => tell(*pid, (*order, *why), seen),
             Action::Commit => self.commit(seen),
             Action::RollBack { reason } => self.roll_back(reason),
@@ -171,8 +171,8 @@ impl Hands {
         self.zone.generation()
     }
 
-    fn fork(&mut self, place: Place, generation: Generation, seen: &Observed) -> Event {
-        match self.try_fork(place, generation, seen) {
+    fn fork(&mut self, place: Place, generation: Generation) -> Event {
+        match self.try_fork(place, generation) {
             Ok(event) => event,
             Err(error) => {
                 log::error!("cannot fork {place}: {error}; trying again");
@@ -181,9 +181,17 @@ impl Hands {
         }
     }
 
-    fn try_fork(&mut self, place: Place, generation: Generation, seen: &Observed) -> io::Result<Event> {
-        let taken: Vec<usize> = seen.processes.iter().map(|process| process.row).collect();
-        let row = self.zone.scoreboard().set_aside(&taken).ok_or_else(|| io::Error::other("no row free"))?;
+    fn try_fork(&mut self, place: Place, generation: Generation) -> io::Result<Event> {
+        let own_pid = process::own_pid();
+        let row = self.zone.scoreboard().set_aside(own_pid).ok_or_else(|| io::Error::other("no row free"))?;
+        let forked = self.fork_with(place, generation, row);
+        if forked.is_err() {
+            self.zone.scoreboard().settle(row, own_pid);
+        }
+        forked
+    }
+
+    fn fork_with(&mut self, place: Place, generation: Generation, row: usize) -> io::Result<Event> {
         let (read, write) = process::pipe()?;
         let birth = self.birth(place, generation, (row, Announce::new(write)))?;
         let crew = &self.crew;
@@ -263,11 +271,9 @@ impl Hands {
     }
 
     /// What a process that has ended had still to say.
-    pub(crate) fn last_word(&mut self, pid: Pid) -> Option<Event> {
-        let awaited = self.awaited.iter_mut().find(|awaited| awaited.pid == pid)?;
-        match awaited.read() {
-            Word::Said(event) => Some(event),
-            Word::Nothing | Word::Open => None,
+    pub(crate) fn last_words(&mut self, pid: Pid, events: &mut Vec<Event>) {
+        if let Some(awaited) = self.awaited.iter_mut().find(|awaited| awaited.pid == pid) {
+            awaited.read(events);
         }
     }
 
@@ -275,7 +281,7 @@ impl Hands {
     pub(crate) fn bury(&mut self, pid: Pid, row: Option<usize>) {
         self.awaited.retain(|awaited| awaited.pid != pid);
         if let Some(row) = row {
-            self.zone.scoreboard().settle(row);
+            self.zone.scoreboard().settle(row, process::own_pid());
         }
     }
 }

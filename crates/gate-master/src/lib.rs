@@ -26,7 +26,7 @@ use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::privilege::Identity;
 use gate_sys::signals::Signals;
 
-pub use crate::birth::{Announce, Birth, Handed};
+pub use crate::birth::{Announce, Birth, Handed, Notice};
 use crate::desired::Desired;
 use crate::event::{Event, Ms};
 pub use crate::hands::{Adopt, Cause, Crew, Refused, Reread};

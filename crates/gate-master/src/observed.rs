@@ -74,6 +74,8 @@ pub struct Process {
     pub wanted: Wanted,
     /// What it said it could not start for.
     pub excuse: Option<String>,
+    /// Why it should be replaced, once there is a reason.
+    pub ripe: Option<String>,
 }
 
 /// Whether a process should be there.
@@ -181,6 +183,7 @@ impl Observed {
                     beat_at: now,
                     wanted: Wanted::Yes,
                     excuse: None,
+                    ripe: None,
                 });
             }
             Event::ForkFailed { place } => self.failed(*place, now),
@@ -188,6 +191,12 @@ impl Observed {
             Event::BootFailed { pid, reason } => {
                 if let Some(process) = self.process(*pid) {
                     process.excuse = Some(reason.clone());
+                }
+            }
+            Event::Leaving(pid) => self.leaving(*pid, now),
+            Event::Ripe { pid, reason } => {
+                if let Some(process) = self.process(*pid) {
+                    process.ripe.get_or_insert_with(|| reason.clone());
                 }
             }
             Event::Ordered { pid, order, why } => self.ordered(*pid, (*order, *why), now),
@@ -237,6 +246,19 @@ impl Observed {
                 process.ready_at = Some(now);
             }
             State::Ready | State::Draining { .. } | State::Leaving { .. } | State::Killed => {}
+        }
+    }
+
+    /// Somebody else told it to go: its place is free, and it has as long as if we had.
+    fn leaving(&mut self, pid: Pid, now: Ms) {
+        let grace = self.graceful_ms + GRACE_MARGIN_MS;
+        let Some(process) = self.process(pid) else { return };
+        match process.state {
+            State::Starting { .. } | State::Ready => {
+                process.state = State::Draining { kill_at: now + grace };
+                process.wanted = Wanted::No;
+            }
+            State::Draining { .. } | State::Leaving { .. } | State::Killed => {}
         }
     }
 

@@ -7,7 +7,7 @@ use gate_sys::process;
 use gate_sys::signals::{Caught, Sender, Signal, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::birth::Word;
+use crate::birth::More;
 use crate::event::{Event, Ms, Stop};
 use crate::hands::Hands;
 use crate::observed::{Observed, Phase, State, Wanted, told};
@@ -36,14 +36,7 @@ pub(crate) fn wait(hands: &mut Hands, signals: &Signals, seen: &Observed, wake_a
 }
 
 fn hear(hands: &mut Hands, events: &mut Vec<Event>) {
-    hands.awaited.retain_mut(|awaited| match awaited.read() {
-        Word::Said(event) => {
-            events.push(event);
-            false
-        }
-        Word::Nothing => false,
-        Word::Open => true,
-    });
+    hands.awaited.retain_mut(|awaited| awaited.read(events) == More::Open);
 }
 
 fn obey(signals: &Signals, events: &mut Vec<Event>) {
@@ -87,7 +80,7 @@ fn bury(hands: &mut Hands, seen: &Observed, events: &mut Vec<Event>) {
         match process::reap() {
             Ok(Some(ended)) => {
                 // It may have spoken between the reading of the pipes and its end.
-                events.extend(hands.last_word(ended.pid));
+                hands.last_words(ended.pid, events);
                 let known = seen.processes.iter().find(|process| process.pid == ended.pid);
                 hands.bury(ended.pid, known.map(|process| process.row));
                 events.push(Event::Exited { pid: ended.pid, exit: ended.exit });
@@ -116,6 +109,16 @@ pub(crate) fn tell(event: &Event, seen: &Observed) {
         Event::WorkerMoreAsked => log::info!("one worker more"),
         Event::WorkerFewerAsked => log::info!("one worker fewer"),
         Event::BootFailed { reason, .. } => log::error!("{reason}"),
+        Event::Leaving(pid) => {
+            if let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) {
+                log::info!("{} ({pid}) was told by somebody else to leave", process.place);
+            }
+        }
+        Event::Ripe { pid, reason } => {
+            if let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) {
+                log::info!("{} ({pid}) is to be replaced: {reason}", process.place);
+            }
+        }
         Event::Ready(pid) => {
             if let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) {
                 log::info!("{} ({pid}) of generation {} is ready", process.place, process.generation);

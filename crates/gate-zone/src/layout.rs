@@ -7,7 +7,7 @@
 pub const MAGIC: u64 = u64::from_be_bytes(*b"gatezone");
 
 /// Changes with every change of this file. Whoever takes a zone over compares it first.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Words of the zone's head, written by the master; once, unless said otherwise.
 pub mod header {
@@ -30,6 +30,9 @@ pub mod header {
     pub const PROBE: usize = 7;
     /// Generation that serves (the newest one that has committed). Written by the master.
     pub const GENERATION: usize = 8;
+    /// How often the log files were to be reopened. Written by the master; a worker that opened its file at a lower
+    /// number opens it again.
+    pub const REOPEN: usize = 9;
     /// Window lengths in nanoseconds of the limiter's fixed-window regions; 0 is an unused region.
     /// Written by the master before any worker that uses it is forked.
     pub const WINDOWS: usize = 16;
@@ -42,7 +45,9 @@ pub mod header {
 /// Words of one scoreboard row. A row belongs to a process, not to a slot. Single writer: that process; the master
 /// writes it before the fork and settles it after the process has been reaped.
 pub mod row {
-    /// pid << 32 | generation. Written last at claim, zeroed first at settling; 0 is a free row.
+    /// pid << 32 | generation; 0 is a free row. A generation of all ones means that the master with this pid has set the
+    /// row aside, or is settling it. From 0 and to 0 by compare-and-swap only, because during an upgrade two masters
+    /// share the rows.
     pub const OWNER: usize = 0;
     /// `CLOCK_MONOTONIC` in ms of the last beat.
     pub const HEARTBEAT: usize = 1;
@@ -72,10 +77,19 @@ pub mod row {
     pub const BACKEND_REUSED: usize = 16;
     /// Requests whose client left before the end.
     pub const LEFT: usize = 17;
+    /// Streams begun; open = `STREAMS_OPENED` - `STREAMS_CLOSED`.
+    pub const STREAMS_OPENED: usize = 18;
+    /// Streams ended. Read before `STREAMS_OPENED`.
+    pub const STREAMS_CLOSED: usize = 19;
     /// Latency histogram: bucket i counts answers that took less than 2^i microseconds and not less than 2^(i-1).
     pub const LATENCY: usize = 24;
     /// Buckets of the histogram; the last one takes all that is longer (2^31 us are 36 minutes).
     pub const LATENCY_COUNT: usize = 32;
+    /// Requests in service, for the report of a death: each word is `CLOCK_MONOTONIC` in ms at its begin << 8 | the
+    /// route's number, 0 is free. Beyond these words requests are counted, but not described.
+    pub const IN_SERVICE: usize = LATENCY + LATENCY_COUNT;
+    /// How many are described.
+    pub const IN_SERVICE_COUNT: usize = 8;
     /// Words of a row: eight cache lines, so that two writers never share one.
     pub const WORDS: usize = 64;
     /// Words that count, and are added up when a row is settled.

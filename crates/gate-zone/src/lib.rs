@@ -24,7 +24,7 @@ use gate_sys::shared::SharedWords;
 
 use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
 pub use crate::probe::Probe;
-pub use crate::scoreboard::{OwnRow, Place, Role, Row, Scoreboard, Stage};
+pub use crate::scoreboard::{InService, OwnRow, Place, Role, Row, Scoreboard, Stage};
 
 /// The shared memory of one gate. Copies of this handle name the same memory, in every process forked from the
 /// master that made it.
@@ -118,6 +118,16 @@ impl Zone {
     /// Says which generation serves. Master only.
     pub fn tell_generation(self, generation: u32) {
         self.store(header::GENERATION, u64::from(generation));
+    }
+
+    /// How often the log files were to be reopened.
+    pub fn reopenings(self) -> u64 {
+        self.load(header::REOPEN)
+    }
+
+    /// Asks every worker to open its log file again. Master only.
+    pub fn ask_to_reopen(self) {
+        self.store(header::REOPEN, self.reopenings() + 1);
     }
 
     /// Gives each of the `wanted` window lengths a region. Those in service keep theirs, counts and all; a region that
@@ -217,9 +227,10 @@ mod tests {
     fn rows_are_set_aside_claimed_and_settled() {
         let zone = zone();
         let board = zone.scoreboard();
-        let first = board.set_aside(&[]).unwrap();
-        let second = board.set_aside(&[first]).unwrap();
+        let first = board.set_aside(7).unwrap();
+        let second = board.set_aside(8).unwrap();
         assert_ne!(first, second);
+        assert_eq!((board.row(first).pid(), board.row(first).set_aside_by()), (None, Some(7)));
         let place = Place { role: Role::Worker, slot: 2 };
         let own = OwnRow::claim(board.row(first), place, 3, 100);
         own.enter(Stage::Ready);
@@ -229,20 +240,26 @@ mod tests {
         assert_eq!((own.row().place(), own.row().generation()), (Some(place), 3));
         assert_eq!(board.mean_load(150, 1000).unwrap().ceil().in_flight, 1);
         assert!(board.mean_load(1100, 1000).is_none(), "a stale heart does not count");
-        board.settle(first);
+        let request = InService { since_ms: 77, route: 3 };
+        let described = own.begun(request).unwrap();
+        assert_eq!(own.row().in_service(), [request]);
+        own.ended(described);
+        assert_eq!(own.row().in_service(), []);
+        board.settle(first, 7);
+        board.settle(first, 8);
         assert_eq!(board.row(first).pid(), None);
         assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::ANSWERS + 2), 1);
         assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::LATENCY + 3), 1);
-        assert_eq!(board.set_aside(&[]), Some(first));
+        assert_eq!(board.set_aside(7), Some(first));
     }
 
     #[test]
     fn all_rows_taken_is_told() {
         let board = zone().scoreboard();
-        let mut taken = Vec::new();
-        while let Some(row) = board.set_aside(&taken) {
-            taken.push(row);
-        }
-        assert_eq!(taken.len(), layout::ROWS - 1);
+        assert_eq!(std::iter::from_fn(|| board.set_aside(7)).count(), layout::ROWS - 1);
+        board.settle(4, 8);
+        assert_eq!(board.set_aside(8), None, "a row that another master has set aside is not ours to settle");
+        board.settle(4, 7);
+        assert_eq!(board.set_aside(8), Some(4));
     }
 }

@@ -4,7 +4,7 @@
 //! to decrement later.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use crate::layout::{ROWS, SETTLED_ROW, row};
@@ -101,12 +101,38 @@ impl Row {
         self.words[word].store(value, Release);
     }
 
-    /// The owner's pid; `None` for a free row.
+    /// The owner's pid; `None` for a row that is free or only set aside.
     pub fn pid(self) -> Option<u32> {
         match self.load(row::OWNER) {
             0 => None,
+            owner if owner as u32 == SET_ASIDE => None,
             owner => Some((owner >> 32) as u32),
         }
+    }
+
+    /// The master that has set the row aside, or was settling it; `None` for a free row and for one with an owner.
+    pub fn set_aside_by(self) -> Option<u32> {
+        let owner = self.load(row::OWNER);
+        (owner as u32 == SET_ASIDE).then_some((owner >> 32) as u32)
+    }
+
+    /// The owner's start time: see [`gate_sys::process::born`].
+    pub fn born(self) -> u64 {
+        self.load(row::BORN)
+    }
+
+    /// Streams open.
+    pub fn streams(self) -> u64 {
+        let closed = self.load(row::STREAMS_CLOSED);
+        self.load(row::STREAMS_OPENED).saturating_sub(closed)
+    }
+
+    /// The requests in service that the row describes, oldest first.
+    pub fn in_service(self) -> Vec<InService> {
+        let words = (row::IN_SERVICE..row::IN_SERVICE + row::IN_SERVICE_COUNT).map(|word| self.load(word));
+        let mut found: Vec<_> = words.filter_map(InService::from_word).collect();
+        found.sort_unstable_by_key(|request| request.since_ms);
+        found
     }
 
     /// The generation of the configuration that the owner runs.
@@ -146,6 +172,25 @@ impl Row {
     /// One counter of the row, by its name in [`crate::layout::row`].
     pub fn count(self, word: usize) -> u64 {
         self.load(word)
+    }
+}
+
+/// One request in service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InService {
+    /// `CLOCK_MONOTONIC` in ms at its begin.
+    pub since_ms: u64,
+    /// Its route, by a number that the worker's crate gives names to.
+    pub route: u8,
+}
+
+impl InService {
+    fn to_word(self) -> u64 {
+        self.since_ms << 8 | u64::from(self.route)
+    }
+
+    fn from_word(word: u64) -> Option<Self> {
+        (word != 0).then_some(Self { since_ms: word >> 8, route: word as u8 })
     }
 }
 
@@ -197,6 +242,19 @@ impl OwnRow {
         self.row.store(word, self.row.load(word).wrapping_add(more));
     }
 
+    /// Describes a request in service; the place it takes is given to [`OwnRow::ended`]. `None` when all are taken.
+    pub fn begun(&self, request: InService) -> Option<u8> {
+        let free = (0..row::IN_SERVICE_COUNT).find(|place| self.row.load(row::IN_SERVICE + place) == 0)?;
+        self.row.store(row::IN_SERVICE + free, request.to_word());
+        Some(free as u8)
+    }
+
+    /// Frees the place of a request that has ended.
+    pub fn ended(&self, place: u8) {
+        let place = usize::from(place).min(row::IN_SERVICE_COUNT - 1);
+        self.row.store(row::IN_SERVICE + place, 0);
+    }
+
     /// Counts one answer: its status class and how long it took, from head to last byte.
     pub fn answered(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(2, 5) - 2;
@@ -205,6 +263,13 @@ impl OwnRow {
         let bucket = (u64::BITS - micros.leading_zeros()) as usize;
         self.add_one(row::LATENCY + bucket.min(row::LATENCY_COUNT - 1));
     }
+}
+
+/// In place of a generation: nobody owns the row yet, or nobody any more.
+const SET_ASIDE: u32 = u32::MAX;
+
+fn set_aside_by(master: u32) -> u64 {
+    u64::from(master) << 32 | u64::from(SET_ASIDE)
 }
 
 /// All rows.
@@ -225,31 +290,51 @@ impl Scoreboard {
 
     /// All rows that have an owner, with their index.
     pub fn owned(self) -> impl Iterator<Item = (usize, Row)> {
-        let used = (self.used.load(Acquire) as usize).min(ROWS);
-        (SETTLED_ROW + 1..used).map(move |index| (index, self.row(index))).filter(|(_, row)| row.pid().is_some())
+        self.used().filter(|(_, row)| row.pid().is_some())
     }
 
-    /// Sets a row aside for a process that is about to be forked: one that nobody owns and that is not among `taken`
-    /// (rows given to processes which have not claimed them yet). `None` when all are in use. Master only.
-    pub fn set_aside(self, taken: &[usize]) -> Option<usize> {
-        let free = |index: &usize| self.row(*index).pid().is_none() && !taken.contains(index);
-        let index = (SETTLED_ROW + 1..ROWS).find(free)?;
-        let used = self.used.load(Acquire);
-        self.used.store(used.max(index as u64 + 1), Release);
+    /// Sets a row aside for a process that `master` is about to fork. `None` when all are in use. Masters only.
+    pub fn set_aside(self, master: u32) -> Option<usize> {
+        let mark = set_aside_by(master);
+        let index = (SETTLED_ROW + 1..ROWS).find(|index| {
+            let owner = &self.words[index * row::WORDS + row::OWNER];
+            owner.compare_exchange(0, mark, AcqRel, Relaxed).is_ok()
+        })?;
+        self.used.fetch_max(index as u64 + 1, AcqRel);
         Some(index)
     }
 
-    /// Settles the row of a process that has been reaped: what it counted is added to the settled row, and the row is
-    /// free again. Master only.
-    pub fn settle(self, index: usize) {
+    /// Settles the row of a process that is gone: what it counted is added to the settled row, and the row is free
+    /// again. Of two masters that try at once, one does it. Masters only.
+    pub fn settle(self, index: usize, master: u32) {
         let (dead, sums) = (self.row(index), self.row(SETTLED_ROW));
-        dead.store(row::OWNER, 0);
+        let (owner, mark) = (dead.load(row::OWNER), set_aside_by(master));
+        let is_others = owner == 0 || (owner as u32 == SET_ASIDE && owner != mark);
+        if is_others || dead.words[row::OWNER].compare_exchange(owner, mark, AcqRel, Relaxed).is_err() {
+            return;
+        }
         for word in row::COUNTERS {
-            sums.store(word, sums.load(word).wrapping_add(dead.load(word)));
+            let counted = dead.load(word);
+            if counted != 0 {
+                sums.words[word].fetch_add(counted, AcqRel);
+            }
         }
+        self.free(index);
+    }
+
+    /// Frees a row that a master had set aside, or had not finished settling, and that is gone itself. Masters only.
+    pub fn free(self, index: usize) {
+        let row = self.row(index);
         for word in (0..row::WORDS).filter(|word| *word != row::OWNER) {
-            dead.store(word, 0);
+            row.store(word, 0);
         }
+        row.store(row::OWNER, 0);
+    }
+
+    /// Every row that was ever in use, with its index.
+    pub fn used(self) -> impl Iterator<Item = (usize, Row)> {
+        let used = (self.used.load(Acquire) as usize).min(ROWS);
+        (SETTLED_ROW + 1..used).map(move |index| (index, self.row(index)))
     }
 
     /// Mean load of the workers that are ready and whose heart has beaten within `fresh_ms`; `None` when there is none.
