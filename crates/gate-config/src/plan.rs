@@ -76,18 +76,36 @@ macro_rules! values {
 values! {
     /// How many worker processes serve requests.
     workers: u16 = number::workers, plain;
+    /// How many workers may be started ahead of those they replace at the same time.
+    surge: u32 = |text| whole(text, 1..=number::WORKERS_MAX), plain;
     /// How long a worker may show no sign of life; `None` where nobody looks.
     timeout: Option<Duration> = time_or_off, |time| time_or_off_text(*time);
     /// How long a new worker may take until it is ready.
     boot_timeout: Duration = time, |time| time_text(*time);
     /// How long a worker that is told to stop may go on answering.
     graceful_timeout: Duration = time, |time| time_text(*time);
+    /// How long it may go on with streams; never less than `graceful_timeout`.
+    stream_timeout: Duration = time, |time| time_text(*time);
+    /// After how many requests a worker is replaced; 0 is never.
+    max_requests: u64 = |text| whole(text, 0..=number::REQUESTS_MAX), plain;
+    /// Up to so many requests more, drawn anew for each worker.
+    max_requests_jitter: u64 = |text| whole(text, 0..=number::REQUESTS_MAX), plain;
+    /// After how long a worker is replaced.
+    max_age: Option<Duration> = time_or_off, |time| time_or_off_text(*time);
+    /// With how many bytes of memory a worker is replaced.
+    max_rss: Option<usize> = number::rss, |size| number::rss_text(*size);
+    /// The control socket, where one is asked for.
+    control: Option<PathBuf> = path, |path| path_text(path.as_deref());
     /// Where the master writes its process id.
     pid: Option<PathBuf> = path, |path| path_text(path.as_deref());
     /// The user, by name or number, to run as.
     user: Option<String> = account, |name| name_text(name.as_deref());
     /// The group, by name or number, to run as.
     group: Option<String> = account, |name| name_text(name.as_deref());
+    /// The permissions that files of the gate do not get.
+    umask: Option<u16> = number::umask, |mask| number::umask_text(*mask);
+    /// Whether workers close to themselves what they never need.
+    sandbox: bool = switch, plain;
     /// Where to listen; never empty, no address twice.
     bind: Vec<Bind> = binds, |binds| binds_text(binds);
     /// How many connections the kernel may hold before they are accepted.
@@ -161,6 +179,8 @@ impl Plan {
             Some(mut values) if complaints.is_empty() => {
                 // A longer path could never arrive; following a smaller max_head spares the operator a second change.
                 values.max_path = values.max_path.min(values.max_head);
+                // A stream is a request too.
+                values.stream_timeout = values.stream_timeout.max(values.graceful_timeout);
                 Ok(Self { values })
             }
             _ => Err(Complaints(complaints)),

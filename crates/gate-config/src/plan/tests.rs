@@ -56,12 +56,29 @@ fn all_bad_values_are_told_at_once() {
 fn times_that_are_not_off_switches_refuse_zero() {
     for (key, (_, text)) in KEYS.iter().zip(plan("").texts()) {
         let is_time = key.metavar == Some("TIME");
-        assert_eq!(is_time, text.ends_with('s') && text.starts_with(|c: char| c.is_ascii_digit()), "{}", key.name);
-        if is_time && key.name != "timeout" {
+        let may_be_off = ["timeout", "max_age"].contains(&key.name);
+        let looks_so = text.ends_with('s') && text.starts_with(|c: char| c.is_ascii_digit());
+        assert_eq!(is_time, looks_so || may_be_off, "{}", key.name);
+        if is_time && !may_be_off {
             assert!(refusal(&format!("{} = 0", key.name)).contains("write a time from 1ms to 24h"), "{}", key.name);
         }
     }
-    assert_eq!(plan("timeout = 0").timeout, None);
+    assert_eq!((plan("timeout = 0").timeout, plan("max_age = 0").max_age), (None, None));
+}
+
+#[test]
+fn a_stream_may_go_on_for_as_long_as_a_request() {
+    assert_eq!(plan("graceful_timeout = 600").stream_timeout, Duration::from_secs(600));
+    assert_eq!(plan("stream_timeout = 20").stream_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn recycling_and_the_umask_are_read_with_their_bounds() {
+    let plan_with = plan("max_rss = '256MiB'\nmax_requests = 500\numask = '027'");
+    assert_eq!((plan_with.max_rss, plan_with.max_requests, plan_with.umask), (Some(256 << 20), 500, Some(0o027)));
+    assert!(refusal("max_rss = '1MiB'").contains("write a size from 16MiB"));
+    assert!(refusal("umask = '0788'").contains("octal"));
+    assert!(refusal("surge = 0").contains("from 1 to 64"));
 }
 
 #[test]
@@ -116,8 +133,7 @@ fn changes_name_key_old_and_new() {
 
 #[test]
 fn a_reload_keeps_what_only_a_start_can_change() {
-    let all =
-        "pid = '/x'\nuser = 'u'\ngroup = 'g'\nbacklog = 9\nreuse_port = true\nlimit_entries = 1024\ndemo = true\n";
+    let all = "control = '/c'\npid = '/x'\nuser = 'u'\ngroup = 'g'\numask = '0027'\nbacklog = 9\nreuse_port = true\nlimit_entries = 1024\ndemo = true\n";
     let (old, new) = (plan(""), plan(&format!("{all}workers = 2")));
     let start_keys: Vec<&str> = KEYS.iter().filter(|key| key.change == Change::Start).map(|key| key.name).collect();
     let changed: Vec<&str> = new.start_only_changes(&old).iter().map(|change| change.key).collect();

@@ -27,6 +27,12 @@ pub(crate) const ENTRIES_MAX: u64 = 4 << 20;
 pub(crate) const HEAD_MIN: u64 = KIB;
 /// Heads are held in memory before anything is known about the client.
 pub(crate) const HEAD_MAX: u64 = MIB;
+/// As many requests as the limiter can count.
+pub(crate) const REQUESTS_MAX: u64 = 1_000_000_000;
+/// Less than an idle worker holds would replace workers without end.
+pub(crate) const RSS_MIN: u64 = 16 * MIB;
+/// A terabyte: more than any machine gives one worker.
+pub(crate) const RSS_MAX: u64 = KIB * GIB;
 /// The shortest path cap that leaves every route of the gate reachable.
 pub(crate) const PATH_MIN: u64 = 256;
 /// The smallest body cap with which a short prompt passes.
@@ -98,6 +104,33 @@ pub(crate) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<usize, Rem
             let [least, most] = [*bounds.start(), *bounds.end()].map(bytes_text);
             format!("write a size from {least} to {most}: bytes, or a number with KiB, MiB or GiB")
         })
+}
+
+/// A bound on a worker's memory, or `None` for 0.
+pub(crate) fn rss(text: &str) -> Result<Option<usize>, Remedy> {
+    if digits(text.trim()) == Some(0) {
+        return Ok(None);
+    }
+    size(text, RSS_MIN..=RSS_MAX).map(Some).map_err(|remedy| remedy + "; 0 turns it off")
+}
+
+pub(crate) fn rss_text(bytes: Option<usize>) -> String {
+    bytes.map_or_else(|| "0".to_owned(), size_text)
+}
+
+/// Permission bits in octal, or `None` for empty text.
+pub(crate) fn umask(text: &str) -> Result<Option<u16>, Remedy> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let octal = text.len() <= 4 && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mask = octal.then(|| u16::from_str_radix(text, 8).ok()).flatten().filter(|mask| *mask <= 0o777);
+    mask.map(Some).ok_or_else(|| "write permission bits in octal, such as 0077".to_owned())
+}
+
+pub(crate) fn umask_text(mask: Option<u16>) -> String {
+    mask.map(|mask| format!("{mask:04o}")).unwrap_or_default()
 }
 
 /// `true` or `false`, in the spellings that environments use.
