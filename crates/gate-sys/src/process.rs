@@ -63,38 +63,45 @@ impl Inheritance for () {
 /// What fork answers (`EAGAIN`, `ENOMEM`), or [`io::ErrorKind::Unsupported`] when the caller has more than one thread:
 /// locks held by the others would stay held in the child for ever.
 pub fn spawn<T: Inheritance>(given: T, body: impl FnOnce(T) -> u8) -> io::Result<Pid> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "fork in a process with several threads"));
-    }
+    one_thread()?;
     spawn_unchecked_threads(given, body)
+}
+
+/// Refuses with [`io::ErrorKind::Unsupported`] in a process that has more than one thread.
+pub(crate) fn one_thread() -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the process has several threads"));
+    }
+    Ok(())
 }
 
 /// [`spawn`] without the check for threads: for tests, whose harness has some.
 pub(crate) fn spawn_unchecked_threads<T: Inheritance>(given: T, body: impl FnOnce(T) -> u8) -> io::Result<Pid> {
     let parent = unistd::getpid();
+    // The parent's copy of `given` goes with the closure.
+    fork_into(move || match settle_in(parent, &given.descriptors()) {
+        Ok(()) => body(given),
+        Err(_) => EX_SOFTWARE,
+    })
+}
+
+/// Forks a child that lives in `life`, with all signals blocked, and exits with the code it returns.
+///
+/// For callers that have made sure of there being [`one_thread`].
+pub(crate) fn fork_into(life: impl FnOnce() -> u8) -> io::Result<Pid> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: the process has one thread (checked by `spawn`), so the child finds no lock held by somebody who is not
-    // there, and may allocate. It never returns from `live`.
+    // SAFETY: the process has one thread (checked by the callers), so the child finds no lock held by somebody who is
+    // not there, and may allocate. It never returns into the frames below.
     let forked = unsafe { unistd::fork() };
     if let Ok(ForkResult::Child) = forked {
-        live(parent, given, body);
+        leave(catch_unwind(AssertUnwindSafe(life)).unwrap_or(EX_SOFTWARE));
     }
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     match forked? {
         ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => unreachable!("the child has left in `live`"),
+        ForkResult::Child => unreachable!("the child has left"),
     }
-}
-
-/// The whole life of a child.
-fn live<T: Inheritance>(parent: Pid, given: T, body: impl FnOnce(T) -> u8) -> ! {
-    let code = catch_unwind(AssertUnwindSafe(|| match settle_in(parent, &given.descriptors()) {
-        Ok(()) => body(given),
-        Err(_) => EX_SOFTWARE,
-    }))
-    .unwrap_or(EX_SOFTWARE);
-    leave(code)
 }
 
 fn settle_in(parent: Pid, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
