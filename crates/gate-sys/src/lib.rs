@@ -8,6 +8,8 @@
 
 pub mod clock;
 pub mod listen;
+pub mod memory;
+pub mod oom;
 pub mod pidfile;
 pub mod privilege;
 pub mod process;
