@@ -72,8 +72,10 @@ impl Identity {
     /// `/proc/self` stays readable for it, as does what everybody may read of it (`stat`, `statm`, `status`).
     ///
     /// # Errors
-    /// `EPERM` without the privilege to change; [`io::ErrorKind::Other`] when a step did not take.
+    /// `EPERM` without the privilege to change; [`io::ErrorKind::Unsupported`] in a process with several threads, of
+    /// which the others would keep what they have; [`io::ErrorKind::Other`] when a step did not take.
     pub fn assume(&self) -> io::Result<()> {
+        one_thread()?;
         // A change of user takes the capability that is needed for this.
         let may_bound = Held::now()?.effective.has(Capability::SetPcap);
         if may_bound {
@@ -166,6 +168,16 @@ pub fn trim_master() -> io::Result<()> {
 /// The permissions that files and unix sockets made from here on do not get.
 pub fn set_umask(mask: u16) {
     umask(Mode::from_bits_truncate(mask.into()));
+}
+
+/// What a thread gives up, it gives up for itself and for those that it starts later.
+fn one_thread() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "a process with several threads cannot give up privileges"))
+        }
+    }
 }
 
 fn find_user(text: &str) -> Result<User, String> {

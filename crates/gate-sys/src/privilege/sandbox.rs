@@ -103,13 +103,14 @@ const NAMESPACES: [libc::c_int; 7] = [
 /// Closes to this process what it will never need. Files can be written and made in the directories `writable` and
 /// below, and in files that are named there.
 ///
-/// Call it last, in a process with one thread: after the change of user and with everything open. It sets
+/// Call it last: after the change of user and with everything open, before the first further thread. It sets
 /// `no_new_privs`. Where the kernel knows newer parts of Landlock (truncation by path, device ioctls, signals to
 /// processes outside), they are closed too; what it must know is the first version, of Linux 5.13.
 ///
 /// # Errors
 /// Why it cannot be had on this machine, with what to do about it. The process may be confined in part then.
 pub fn sandbox(writable: &[&Path]) -> Result<(), String> {
+    super::one_thread().map_err(|error| format!("sandbox: {error}"))?;
     confine_files(writable)?;
     // Before the other, which might refuse what sets it up.
     let (clone3, calls) = filters().map_err(|error| format!("sandbox: cannot build the seccomp filter: {error}"))?;

@@ -123,6 +123,19 @@ fn nobody_can_become_nobody_and_not_root() {
 }
 
 #[test]
+fn nothing_is_given_up_while_other_threads_would_keep_it() {
+    holds_in_a_child(|| {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv().is_err());
+        let refused = Identity::find(None, None).unwrap().assume().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        assert!(sandbox(&[]).unwrap_err().contains("several threads"));
+        drop(go);
+        assert!(other.join().unwrap());
+    });
+}
+
+#[test]
 fn a_step_that_did_not_take_is_found() {
     if !is_root() {
         return;
