@@ -10,6 +10,8 @@
 pub mod clock;
 pub mod handed;
 pub mod listen;
+pub mod memory;
+pub mod oom;
 pub mod pidfile;
 pub mod privilege;
 pub mod process;

@@ -27,8 +27,22 @@ const EX_SOFTWARE: u8 = 70;
 pub enum Exit {
     /// It returned this code.
     Code(u8),
-    /// This signal ended it.
-    Signal(Signal),
+    /// A signal ended it.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Whether the kernel says that it has left a core.
+        core: Core,
+    },
+}
+
+/// What a process that a signal has ended left of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Core {
+    /// A core, to where `core_pattern` says.
+    Dumped,
+    /// Nothing.
+    None,
 }
 
 /// A child that has ended and has been reaped.
@@ -186,7 +200,10 @@ pub fn wait(child: Pid) -> io::Result<Exit> {
 fn ended(status: WaitStatus) -> Option<Ended> {
     match status {
         WaitStatus::Exited(pid, code) => Some(Ended { pid, exit: Exit::Code(code as u8) }),
-        WaitStatus::Signaled(pid, signal, _) => Some(Ended { pid, exit: Exit::Signal(signal) }),
+        WaitStatus::Signaled(pid, signal, dumped) => {
+            let core = if dumped { Core::Dumped } else { Core::None };
+            Some(Ended { pid, exit: Exit::Signal { signal, core } })
+        }
         _ => None,
     }
 }
@@ -227,6 +244,8 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 mod tests {
     use std::os::fd::AsFd;
 
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
     use super::*;
 
     impl Inheritance for OwnedFd {
@@ -266,7 +285,29 @@ mod tests {
             signals::admit_orders().unwrap();
             1
         });
-        assert_eq!(exit, Exit::Signal(Signal::SIGTERM));
+        assert_eq!(exit, Exit::Signal { signal: Signal::SIGTERM, core: Core::None });
+    }
+
+    #[test]
+    fn a_core_is_told_of_where_one_is_left() {
+        let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        let (_, most) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+        if most < 1 << 20 || pattern.starts_with(['|', '/', '\n']) {
+            return eprintln!("skipped: cores of this machine (limit {most}) go to {pattern:?}");
+        }
+        let dir = std::env::temp_dir().join(format!("gate-core-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let ends = |limit: u64| {
+            exit_of((), |()| {
+                std::env::set_current_dir(&dir).unwrap();
+                setrlimit(Resource::RLIMIT_CORE, limit, most).unwrap();
+                kill(unistd::getpid(), Signal::SIGABRT).unwrap();
+                1
+            })
+        };
+        let exits = [ends(most), ends(0)];
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(exits, [Core::Dumped, Core::None].map(|core| Exit::Signal { signal: Signal::SIGABRT, core }));
     }
 
     #[test]
