@@ -13,6 +13,7 @@ mod framing;
 mod gate;
 mod journal;
 mod ledger;
+mod orders;
 mod outbound;
 mod pages;
 mod pipeline;
@@ -28,8 +29,6 @@ use std::time::Duration;
 
 use gate_config::{AccessLog, Plan};
 use gate_zone::{OwnRow, Place, Stage, Zone, clock};
-use tokio::net::unix::pipe::Receiver;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
@@ -37,6 +36,8 @@ use crate::accept::{Source, accept_all};
 use crate::framing::Caps;
 use crate::gate::Gate;
 use crate::journal::Journal;
+use crate::orders::{Order, Orders, Upward};
+pub use crate::orders::{Word, Words};
 use crate::wire::{Ground, Patience};
 
 /// How often the heart beats: four times within the age at which other workers stop counting this one.
@@ -66,8 +67,8 @@ pub struct Post {
     pub journal: Option<File>,
     /// Reads end-of-file when the master is gone.
     pub lifeline: OwnedFd,
-    /// Tells the master that requests are served; called once TERM and QUIT are caught.
-    pub ready: Box<dyn FnOnce() -> io::Result<()>>,
+    /// Its way to speak to the master.
+    pub words: Words,
 }
 
 /// A listening socket of either kind.
@@ -111,7 +112,7 @@ pub fn run(post: Post) -> Result<u8, String> {
 }
 
 async fn serve(post: Post) -> Result<u8, String> {
-    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, ready } = post;
+    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, words } = post;
     let text = |error: io::Error| error.to_string();
     let mut orders = Orders::listen(lifeline).map_err(text)?;
     let row = Rc::new(row);
@@ -122,9 +123,12 @@ async fn serve(post: Post) -> Result<u8, String> {
     let beating = tokio::task::spawn_local(beat(Rc::clone(&row)));
     let accepting: Vec<_> =
         sources.into_iter().map(|source| tokio::task::spawn_local(accept_all(Rc::clone(&gate), source))).collect();
-    ready().map_err(text)?;
+    let upward = Upward::new(words);
+    upward.ready().map_err(text)?;
     if let Order::Drain = orders.next().await {
         row.enter(Stage::Draining);
+        // Somebody else than the master may have sent the signal, and it has to see to a successor now.
+        upward.tell(Word::Leaving);
         drain(&gate, accepting, &mut orders).await;
     }
     beating.abort();
@@ -207,44 +211,5 @@ async fn drain(gate: &Rc<Gate>, accepting: Vec<JoinHandle<()>>, orders: &mut Ord
     // What is not written by then is lost to a client that does not read.
     if timeout(LAST_WORDS, written).await.is_err() {
         log::warn!("{} clients did not take their last answer", drain.connections());
-    }
-}
-
-/// What the worker can be told.
-enum Order {
-    Drain,
-    Quit,
-}
-
-/// The master's word: by signal, or by its death.
-struct Orders {
-    term: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-    lifeline: Receiver,
-}
-
-impl Orders {
-    fn listen(lifeline: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            lifeline: Receiver::from_owned_fd(lifeline)?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.quit.recv() => Order::Quit,
-            _ = self.term.recv() => Order::Drain,
-            // Nothing is ever written there: readable means that the master is gone.
-            _ = self.lifeline.readable() => {
-                log::warn!("the master is gone: finishing what is in service");
-                Order::Drain
-            }
-        }
-    }
-
-    async fn quit(&mut self) {
-        self.quit.recv().await;
     }
 }
