@@ -17,6 +17,7 @@ mod orders;
 mod outbound;
 mod pages;
 mod pipeline;
+mod routes;
 mod throttle;
 mod wire;
 
@@ -29,8 +30,8 @@ use std::time::Duration;
 
 use gate_config::{AccessLog, Plan};
 use gate_zone::{OwnRow, Place, Stage, Zone, clock};
-use tokio::task::{JoinHandle, LocalSet};
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::task::LocalSet;
+use tokio::time::interval;
 
 use crate::accept::{Source, accept_all};
 use crate::framing::Caps;
@@ -38,6 +39,7 @@ use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::orders::{Order, Orders, Upward};
 pub use crate::orders::{Word, Words};
+pub use crate::routes::route_names;
 use crate::wire::{Ground, Patience};
 
 /// How often the heart beats: four times within the age at which other workers stop counting this one.
@@ -45,9 +47,6 @@ const BEAT: Duration = Duration::from_millis(250);
 
 /// Look-ups of a backend's name at once, each in a thread of its own.
 const LOOKUPS_MAX: usize = 4;
-
-/// What is cut at the deadline gets this long to be written.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a worker is given.
 pub struct Post {
@@ -129,7 +128,7 @@ async fn serve(post: Post) -> Result<u8, String> {
         row.enter(Stage::Draining);
         // Somebody else than the master may have sent the signal, and it has to see to a successor now.
         upward.tell(Word::Leaving);
-        drain(&gate, accepting, &mut orders).await;
+        drain::leave(&gate, accepting, &mut orders).await;
     }
     beating.abort();
     Ok(0)
@@ -169,6 +168,7 @@ fn build(
         place,
         zone,
         row,
+        birth: gate::Birth::now(),
     })
 }
 
@@ -177,39 +177,5 @@ async fn beat(row: Rc<OwnRow>) {
     loop {
         ticks.tick().await;
         row.beat(clock::monotonic_ms());
-    }
-}
-
-/// Lets what is in service finish, within the graceful timeout; then ends it, each in its own dialect.
-async fn drain(gate: &Rc<Gate>, accepting: Vec<JoinHandle<()>>, orders: &mut Orders) {
-    let drain = &gate.ground.drain;
-    let deadline = Instant::now() + gate.plan.graceful_timeout;
-    drain.begin();
-    let empty = async {
-        // Those that wait to be accepted are in service too.
-        for task in accepting {
-            if let Err(error) = task.await {
-                log::error!("a listener's task ended early: {error}");
-            }
-        }
-        while drain.connections() > 0 {
-            drain.fewer().await;
-        }
-    };
-    tokio::select! {
-        () = empty => return,
-        () = sleep_until(deadline) => {}
-        () = orders.quit() => return,
-    }
-    log::warn!("{} connections are still open at the end of graceful_timeout: ending them", drain.connections());
-    drain.cut_now();
-    let written = async {
-        while drain.connections() > 0 {
-            drain.fewer().await;
-        }
-    };
-    // What is not written by then is lost to a client that does not read.
-    if timeout(LAST_WORDS, written).await.is_err() {
-        log::warn!("{} clients did not take their last answer", drain.connections());
     }
 }
