@@ -5,13 +5,13 @@ use std::io;
 use std::rc::Rc;
 
 use gate_config::{EX_CONFIG, EX_SOFTWARE};
-use gate_master::{Announce, Birth, Handed, Kind, Role};
-use gate_worker::Listening;
+use gate_master::{Announce, Birth, Handed, Kind, Notice, Role};
+use gate_worker::{Listening, Word, Words};
 
 use crate::logging;
 
-/// A child's word to the master, given once: that it serves, or why not.
-type Word = Rc<RefCell<Option<Announce>>>;
+/// A child's first word to the master, given once: that it serves, or why not.
+type First = Rc<RefCell<Option<Announce>>>;
 
 type Ready = Box<dyn FnOnce() -> io::Result<()>>;
 
@@ -20,17 +20,17 @@ pub(crate) fn live(birth: Birth) -> u8 {
     let place = birth.place;
     logging::name(&place.to_string());
     logging::set_level(birth.plan.log_level);
-    let word: Word = Rc::default();
+    let first: First = Rc::default();
     let ended = match place.role {
-        Role::Worker => worker(birth, &word),
-        Role::Monitor => monitor(birth, &word),
-        Role::Demo => demo(birth, &word),
+        Role::Worker => worker(birth, &first),
+        Role::Monitor => monitor(birth, &first),
+        Role::Demo => demo(birth, &first),
     };
     let reason = match ended {
         Ok(code) => return code,
         Err(reason) => format!("{place}: {reason}"),
     };
-    if let Some(announce) = word.take() {
+    if let Some(announce) = first.take() {
         announce.failed(&reason);
         return EX_CONFIG;
     }
@@ -38,16 +38,34 @@ pub(crate) fn live(birth: Birth) -> u8 {
     EX_SOFTWARE
 }
 
-/// The word as a worker and a monitor want it: something to call when they serve.
-fn ready(word: &Word, announce: Announce) -> Ready {
-    word.replace(Some(announce));
-    let word = Rc::clone(word);
-    Box::new(move || word.take().map_or(Ok(()), |mut announce| announce.ready()))
+/// The first word as a monitor and a demo want it: something to call when they serve.
+fn ready(first: &First, announce: Announce) -> Ready {
+    first.replace(Some(announce));
+    let first = Rc::clone(first);
+    Box::new(move || first.take().map_or(Ok(()), |mut announce| announce.ready()))
 }
 
-fn worker(birth: Birth, word: &Word) -> Result<u8, String> {
+/// All of a worker's words: the first one, and what it has to tell later.
+fn words(first: &First, announce: Announce) -> Words {
+    first.replace(Some(announce));
+    let first = Rc::clone(first);
+    let mut serving: Option<Announce> = None;
+    Box::new(move |word| {
+        let notice = match word {
+            Word::Ready => {
+                serving = first.take();
+                return serving.as_mut().map_or(Ok(()), Announce::ready);
+            }
+            Word::Leaving => Notice::Leaving,
+            Word::Replace(reason) => Notice::Replace(reason),
+        };
+        serving.as_mut().map_or(Ok(()), |announce| announce.tell(&notice))
+    })
+}
+
+fn worker(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
-    let ready = ready(word, birth.announce);
+    let words = words(first, birth.announce);
     // Opened as the user who started the gate; served as the one it becomes.
     let journal = gate_worker::open_journal(&birth.plan)?;
     birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
@@ -60,7 +78,7 @@ fn worker(birth: Birth, word: &Word) -> Result<u8, String> {
         listeners: birth.listeners.into_iter().map(listening).collect(),
         journal,
         lifeline: birth.lifeline,
-        ready,
+        words,
     })
 }
 
@@ -71,9 +89,9 @@ fn listening(handed: Handed) -> Listening {
     }
 }
 
-fn monitor(birth: Birth, word: &Word) -> Result<u8, String> {
+fn monitor(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
-    let ready = ready(word, birth.announce);
+    let ready = ready(first, birth.announce);
     birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
     gate_monitor::run(gate_monitor::Post {
         plan: birth.plan,
@@ -86,9 +104,9 @@ fn monitor(birth: Birth, word: &Word) -> Result<u8, String> {
 }
 
 /// The simulated backend, until a signal or the master's death ends it.
-fn demo(birth: Birth, word: &Word) -> Result<u8, String> {
+fn demo(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
-    let ready = ready(word, birth.announce);
+    let ready = ready(first, birth.announce);
     birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
     let text = |error: io::Error| error.to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;

@@ -1,17 +1,20 @@
-//! Clients that go away before the end, and what becomes of the generation that they asked for.
+//! Clients that go away before the end, and what becomes of the generation that they asked for; workers that go away
+//! before their clients.
 
 use std::net::Shutdown;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ollama_sim::{Cancellation, Stage};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::stage::{article, begin, chat, chat_body, demo, gate, gate_before, generate, generate_whole};
+use crate::stage::{article, begin, chat, chat_body, demo, error_of, gate, gate_before, generate, generate_whole};
 use crate::support::http::{Client, Request};
 use crate::support::sim::Backend;
 use crate::support::{Gate, wait_for};
-use crate::upstream::Scripted;
+use crate::upstream::{Asked, Scripted};
 
 #[test]
 fn a_stream_whose_client_leaves_is_cancelled() {
@@ -142,4 +145,119 @@ fn a_slow_reader_gets_all_of_its_answer_while_the_gate_leaves() {
     assert!(idle.is_closed());
     assert_eq!((status, slow.rest().len()), (200, LENGTH));
     assert_eq!(gate.ends_with_code(), 0);
+}
+
+/// Tells the only worker to leave, as an operator might.
+#[track_caller]
+fn tell_to_leave(gate: &Gate) -> Pid {
+    let [worker] = gate.workers()[..] else { panic!("one worker") };
+    kill(worker, Signal::SIGTERM).unwrap();
+    worker
+}
+
+/// The answer of a request that had none when its time was over.
+#[track_caller]
+fn is_told_to_go(mut waiting: Client) {
+    let answer = waiting.answer("POST").unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert_eq!(error_of(&answer), LEAVES);
+}
+
+#[track_caller]
+fn has_left(gate: &mut Gate, worker: Pid) {
+    gate.log_has(&format!("worker 1 ({worker}) has left"));
+}
+
+const LEAVES: &str = "this server is being replaced, try again";
+
+const LINE: &str = "{\"response\":\"a\",\"done\":false}\n";
+
+const LAST_LINE: &str = "{\"response\":\"\",\"done\":true}\n";
+
+/// A stream of which the client has read one line.
+#[track_caller]
+fn streaming(gate: &Gate, backend: &Scripted) -> (Client, Asked) {
+    let mut client = begin(gate.address(), &generate("go"));
+    let mut asked = backend.asked();
+    asked.begin_stream();
+    asked.chunk(LINE);
+    assert_eq!(client.head().unwrap().0, 200);
+    assert_eq!(client.chunk().unwrap().unwrap(), LINE.as_bytes());
+    (client, asked)
+}
+
+#[test]
+fn a_stream_outlives_the_requests_that_have_no_answer_yet() {
+    let backend = Scripted::start();
+    let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "300ms"]).start();
+    let (mut client, mut asked) = streaming(&gate, &backend);
+    let waiting = begin(gate.address(), &generate_whole("wait"));
+    let unanswered = backend.asked();
+    let worker = tell_to_leave(&gate);
+    is_told_to_go(waiting);
+    drop(unanswered);
+    asked.chunk(LINE);
+    assert_eq!(client.chunk().unwrap().unwrap(), LINE.as_bytes());
+    asked.chunk(LAST_LINE);
+    asked.say("0\r\n\r\n");
+    assert_eq!(client.chunk().unwrap().unwrap(), LAST_LINE.as_bytes());
+    assert_eq!(client.chunk().unwrap(), None);
+    // The head of the stream said nothing of an end, so the client may ask again.
+    let answering = thread::spawn(move || backend.asked().answer("200 OK", "Content-Type: application/json\r\n", "{}"));
+    let behind = client.ask(&generate_whole("once more")).unwrap();
+    assert_eq!((behind.status, behind.header("connection")), (200, Some("close")), "{}", behind.text());
+    answering.join().unwrap();
+    has_left(&mut gate, worker);
+}
+
+#[test]
+fn a_worker_leaves_when_nobody_asks_behind_the_last_stream() {
+    let backend = Scripted::start();
+    let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "300ms"]).start();
+    let (mut client, mut asked) = streaming(&gate, &backend);
+    let waiting = begin(gate.address(), &generate_whole("wait"));
+    let unanswered = backend.asked();
+    let worker = tell_to_leave(&gate);
+    is_told_to_go(waiting);
+    drop(unanswered);
+    asked.chunk(LAST_LINE);
+    asked.say("0\r\n\r\n");
+    assert_eq!(client.chunk().unwrap().unwrap(), LAST_LINE.as_bytes());
+    assert_eq!(client.chunk().unwrap(), None);
+    assert!(client.is_closed());
+    has_left(&mut gate, worker);
+}
+
+#[test]
+fn streams_are_told_at_the_end_of_their_own_time() {
+    let backend = Scripted::start();
+    let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "200ms", "--stream-timeout", "400ms"]).start();
+    let (mut client, asked) = streaming(&gate, &backend);
+    let worker = tell_to_leave(&gate);
+    let told = client.chunk().unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&told).unwrap(), json!({"error": LEAVES}));
+    assert_eq!(client.chunk().unwrap(), None);
+    assert!(client.is_closed());
+    has_left(&mut gate, worker);
+    assert!(!gate.log().contains("did not take"), "{}", gate.log());
+    drop(asked);
+}
+
+#[test]
+fn an_answer_that_is_being_read_has_the_time_of_a_stream() {
+    // Far more than the kernel's buffers hold.
+    const LENGTH: usize = 24 << 20;
+    let backend = Scripted::start();
+    let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "300ms"]).start();
+    let mut slow = begin(gate.address(), &Request::get("/api/tags"));
+    backend.asked().answer("200 OK", "Content-Type: application/json\r\n", &"x".repeat(LENGTH));
+    assert_eq!(slow.head().unwrap().0, 200);
+    let waiting = begin(gate.address(), &generate_whole("wait"));
+    let unanswered = backend.asked();
+    let worker = tell_to_leave(&gate);
+    is_told_to_go(waiting);
+    drop(unanswered);
+    assert_eq!(slow.rest().len(), LENGTH);
+    drop(slow);
+    has_left(&mut gate, worker);
 }

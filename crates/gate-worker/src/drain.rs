@@ -1,13 +1,60 @@
-//! How far a worker is in leaving: it serves, it drains, it cuts.
+//! How far a worker is in leaving: it serves, it drains, it cuts; first what has no answer yet, then everything.
+//!
+//! It ends nothing itself: connections and requests look here and end in their own dialect. Invariant: from one step to
+//! the next there is no way back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::gate::Gate;
+use crate::orders::Orders;
 use crate::wire::Line;
+
+/// What is cut at the deadline gets this long to be written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Lets what is in service finish: requests within the graceful timeout, answers that have begun within the stream
+/// timeout. Then ends it.
+pub(crate) async fn leave(gate: &Gate, accepting: Vec<JoinHandle<()>>, orders: &mut Orders) {
+    let drain = &gate.ground.drain;
+    let began = Instant::now();
+    drain.begin();
+    let empty = async {
+        // Those that wait to be accepted are in service too.
+        for task in accepting {
+            if let Err(error) = task.await {
+                log::error!("a listener's task ended early: {error}");
+            }
+        }
+        drain.down_to_none(Drain::connections).await;
+    };
+    tokio::select! {
+        () = empty => return,
+        () = sleep_until(began + gate.plan.graceful_timeout) => {}
+        () = orders.quit() => return,
+    }
+    drain.cut_unanswered();
+    let (open, staying) = (drain.connections(), drain.staying());
+    log::warn!("{open} connections are still open at the end of graceful_timeout: {staying} may finish their answer");
+    tokio::select! {
+        () = drain.down_to_none(Drain::staying) => {}
+        () = sleep_until(began + gate.plan.stream_timeout) => {
+            log::warn!("{} answers are not finished at the end of stream_timeout: ending them", drain.staying());
+        }
+        () = orders.quit() => return,
+    }
+    drain.cut_all();
+    // What is not written by then is lost to a client that does not read.
+    if timeout(LAST_WORDS, drain.down_to_none(Drain::connections)).await.is_err() {
+        log::warn!("{} clients did not take their last answer", drain.connections());
+    }
+}
 
 /// Shared by everything in the worker that has to know, and the list of connections that must look when it changes.
 #[derive(Default)]
@@ -20,14 +67,16 @@ pub(crate) struct Drain {
     begun: Notify,
 }
 
-/// Whether what is still in service ends now.
+/// What of that which is still in service ends now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Cut {
-    /// It may finish.
+    /// Nothing: it may finish.
     #[default]
     NotYet,
-    /// The deadline has come.
-    Now,
+    /// Requests whose answer had not begun at the deadline.
+    Unanswered,
+    /// Everything.
+    All,
 }
 
 impl Drain {
@@ -36,9 +85,19 @@ impl Drain {
         self.since.get()
     }
 
-    /// Whether what is in service must end.
+    /// What must end.
     pub(crate) fn cut(&self) -> Cut {
         self.cut.get()
+    }
+
+    /// Whether a request on this connection must end, unless its answer has begun.
+    pub(crate) fn ends_requests_of(&self, line: &Line) -> bool {
+        match self.cut.get() {
+            Cut::NotYet => false,
+            // Behind an answer that went on, the client may have asked again before it could know.
+            Cut::Unanswered => !line.stays(),
+            Cut::All => true,
+        }
     }
 
     /// Begins to drain: idle connections get a short while, answers say that they are the last.
@@ -56,18 +115,30 @@ impl Drain {
         }
     }
 
-    /// Ends what is in service, each in its own dialect.
-    pub(crate) fn cut_now(&self) {
-        self.cut.set(Cut::Now);
+    /// Ends requests whose answer has not begun. Connections with one that has stay until they are done.
+    pub(crate) fn cut_unanswered(&self) {
+        for line in self.lines() {
+            line.stay_if_answering();
+        }
+        self.cut.set(Cut::Unanswered);
+        self.wake_all();
+    }
+
+    /// Ends everything.
+    pub(crate) fn cut_all(&self) {
+        self.cut.set(Cut::All);
         self.wake_all();
     }
 
     fn wake_all(&self) {
-        // A woken connection may go and change the list.
-        let lines: Vec<_> = self.lines.borrow().values().filter_map(Weak::upgrade).collect();
-        for line in lines {
+        for line in self.lines() {
             line.wake();
         }
+    }
+
+    /// A copy: a connection that is looked at may go and change the list.
+    fn lines(&self) -> Vec<Rc<Line>> {
+        self.lines.borrow().values().filter_map(Weak::upgrade).collect()
     }
 
     /// Counts a connection in, until the returned place is dropped.
@@ -81,6 +152,18 @@ impl Drain {
     /// Open connections.
     pub(crate) fn connections(&self) -> usize {
         self.lines.borrow().len()
+    }
+
+    /// Open connections that were in the middle of an answer when those without one were ended.
+    fn staying(&self) -> usize {
+        self.lines().iter().filter(|line| line.stays()).count()
+    }
+
+    /// Waits until there are none of those that `count` counts.
+    async fn down_to_none(&self, count: impl Fn(&Self) -> usize) {
+        while count(self) > 0 {
+            self.fewer().await;
+        }
     }
 
     /// Waits until a connection has closed.

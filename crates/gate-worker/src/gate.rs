@@ -6,7 +6,8 @@ use std::time::Duration;
 use gate_config::{Plan, Rate, Strategy, TrustedProxies};
 use gate_limit::{Admission, Clock, Flood, Limit, LimitError, Spec, Tables, Trust};
 use gate_upstream::{Backend, NewestModel, Timeouts};
-use gate_zone::{OwnRow, Place, Zone};
+use gate_zone::{OwnRow, Place, Zone, clock};
+use tokio::time::Instant;
 
 use crate::journal::Journal;
 use crate::ledger::LogClock;
@@ -19,6 +20,7 @@ pub(crate) struct Gate {
     pub(crate) place: Place,
     pub(crate) zone: Zone,
     pub(crate) row: Rc<OwnRow>,
+    pub(crate) birth: Birth,
     pub(crate) trust: Trust,
     pub(crate) admission: Admission,
     pub(crate) flood: Option<Flood>,
@@ -30,6 +32,24 @@ pub(crate) struct Gate {
     pub(crate) clock: LogClock,
     pub(crate) warnings: Throttle,
     pub(crate) ground: Rc<Ground>,
+}
+
+/// When this worker began, on both clocks: the event loop's, and the one that the zone's readers know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Birth {
+    instant: Instant,
+    ms: u64,
+}
+
+impl Birth {
+    pub(crate) fn now() -> Self {
+        Self { instant: Instant::now(), ms: clock::monotonic_ms() }
+    }
+
+    /// `CLOCK_MONOTONIC` in ms at a moment of the event loop's clock, without asking the kernel again.
+    pub(crate) fn monotonic_ms(self, moment: Instant) -> u64 {
+        self.ms + moment.saturating_duration_since(self.instant).as_millis() as u64
+    }
 }
 
 /// The backend of a plan, or the demo in its place.

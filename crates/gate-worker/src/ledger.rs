@@ -6,8 +6,9 @@ use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gate_api::Fault;
+use gate_api::{Fault, Route};
 use gate_config::AccessLogFormat;
+use gate_zone::InService;
 use gate_zone::layout::row;
 use http::header::{HeaderValue, REFERER, USER_AGENT};
 use http::{Method, Uri, Version};
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::gate::Gate;
+use crate::routes;
 use crate::wire::{Line, REFUSED};
 
 /// What stands in the log for a request whose client left before an answer, as nginx has it.
@@ -45,6 +47,9 @@ pub(crate) struct Ledger {
     wants: Wants,
     logged: Logged,
     route: &'static str,
+    /// Its place among the row's described requests.
+    described: Option<u8>,
+    streaming: Streaming,
 }
 
 /// What only the access log wants to know: handles of what the request holds anyway, made text when the line is written.
@@ -80,9 +85,16 @@ impl Record {
     }
 }
 
+/// Whether the answer is a stream that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streaming {
+    No,
+    Yes,
+}
+
 /// Whether the request gets a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Logged {
+enum Logged {
     /// The usual case.
     Yes,
     /// Health checks: every few seconds, and the same each time.
@@ -92,7 +104,10 @@ pub(crate) enum Logged {
 impl Ledger {
     /// Opens the account.
     pub(crate) fn open(gate: &Rc<Gate>, line: &Rc<Line>, head: &http::request::Parts) -> Self {
+        let opened = Instant::now();
         gate.row.add_one(row::STARTED);
+        let described =
+            gate.row.begun(InService { since_ms: gate.birth.monotonic_ms(opened), route: routes::UNROUTED });
         line.begin();
         let record = gate.journal.as_ref().map(|_| Record {
             client: None,
@@ -107,7 +122,7 @@ impl Ledger {
         Self {
             gate: Rc::clone(gate),
             line: Rc::clone(line),
-            opened: Instant::now(),
+            opened,
             record,
             status: LEFT,
             bytes: 0,
@@ -116,6 +131,8 @@ impl Ledger {
             wants: if head.method == Method::HEAD { Wants::Head } else { Wants::Body },
             logged: Logged::Yes,
             route: "",
+            described,
+            streaming: Streaming::No,
         }
     }
 
@@ -127,9 +144,22 @@ impl Ledger {
     }
 
     /// Says which route it takes.
-    pub(crate) fn route(&mut self, name: &'static str, logged: Logged) {
-        self.logged = logged;
-        self.route = name;
+    pub(crate) fn route(&mut self, route: &Route) {
+        self.route = route.name();
+        if matches!(route, Route::Healthz | Route::Readyz) {
+            self.logged = Logged::No;
+        }
+        if let Some(place) = self.described {
+            let since_ms = self.gate.birth.monotonic_ms(self.opened);
+            self.gate.row.describe(place, InService { since_ms, route: routes::number(route) });
+        }
+    }
+
+    /// Says that the answer begins, as a stream.
+    pub(crate) fn streams(&mut self) {
+        self.streaming = Streaming::Yes;
+        self.gate.row.add_one(row::STREAMS_OPENED);
+        self.line.stream();
     }
 
     /// Which route it takes, as it is named in logs.
@@ -192,6 +222,16 @@ impl Drop for Ledger {
             });
         }
         self.line.end();
+        if self.gate.ground.drain.since().is_some() {
+            // hyper waits for the next request as before, and how long that may take has become less.
+            self.line.wake();
+        }
+        if self.streaming == Streaming::Yes {
+            self.gate.row.add_one(row::STREAMS_CLOSED);
+        }
+        if let Some(place) = self.described {
+            self.gate.row.ended(place);
+        }
         self.gate.row.add_one(row::FINISHED);
     }
 }

@@ -13,9 +13,11 @@ mod framing;
 mod gate;
 mod journal;
 mod ledger;
+mod orders;
 mod outbound;
 mod pages;
 mod pipeline;
+mod routes;
 mod throttle;
 mod wire;
 
@@ -28,15 +30,16 @@ use std::time::Duration;
 
 use gate_config::{AccessLog, Plan};
 use gate_zone::{OwnRow, Place, Stage, Zone, clock};
-use tokio::net::unix::pipe::Receiver;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{JoinHandle, LocalSet};
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::task::LocalSet;
+use tokio::time::interval;
 
 use crate::accept::{Source, accept_all};
 use crate::framing::Caps;
 use crate::gate::Gate;
 use crate::journal::Journal;
+use crate::orders::{Order, Orders, Upward};
+pub use crate::orders::{Word, Words};
+pub use crate::routes::route_names;
 use crate::wire::{Ground, Patience};
 
 /// How often the heart beats: four times within the age at which other workers stop counting this one.
@@ -44,9 +47,6 @@ const BEAT: Duration = Duration::from_millis(250);
 
 /// Look-ups of a backend's name at once, each in a thread of its own.
 const LOOKUPS_MAX: usize = 4;
-
-/// What is cut at the deadline gets this long to be written.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a worker is given.
 pub struct Post {
@@ -66,8 +66,8 @@ pub struct Post {
     pub journal: Option<File>,
     /// Reads end-of-file when the master is gone.
     pub lifeline: OwnedFd,
-    /// Tells the master that requests are served; called once TERM and QUIT are caught.
-    pub ready: Box<dyn FnOnce() -> io::Result<()>>,
+    /// Its way to speak to the master.
+    pub words: Words,
 }
 
 /// A listening socket of either kind.
@@ -111,7 +111,7 @@ pub fn run(post: Post) -> Result<u8, String> {
 }
 
 async fn serve(post: Post) -> Result<u8, String> {
-    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, ready } = post;
+    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, words } = post;
     let text = |error: io::Error| error.to_string();
     let mut orders = Orders::listen(lifeline).map_err(text)?;
     let row = Rc::new(row);
@@ -122,10 +122,13 @@ async fn serve(post: Post) -> Result<u8, String> {
     let beating = tokio::task::spawn_local(beat(Rc::clone(&row)));
     let accepting: Vec<_> =
         sources.into_iter().map(|source| tokio::task::spawn_local(accept_all(Rc::clone(&gate), source))).collect();
-    ready().map_err(text)?;
+    let upward = Upward::new(words);
+    upward.ready().map_err(text)?;
     if let Order::Drain = orders.next().await {
         row.enter(Stage::Draining);
-        drain(&gate, accepting, &mut orders).await;
+        // Somebody else than the master may have sent the signal, and it has to see to a successor now.
+        upward.tell(Word::Leaving);
+        drain::leave(&gate, accepting, &mut orders).await;
     }
     beating.abort();
     Ok(0)
@@ -165,6 +168,7 @@ fn build(
         place,
         zone,
         row,
+        birth: gate::Birth::now(),
     })
 }
 
@@ -173,78 +177,5 @@ async fn beat(row: Rc<OwnRow>) {
     loop {
         ticks.tick().await;
         row.beat(clock::monotonic_ms());
-    }
-}
-
-/// Lets what is in service finish, within the graceful timeout; then ends it, each in its own dialect.
-async fn drain(gate: &Rc<Gate>, accepting: Vec<JoinHandle<()>>, orders: &mut Orders) {
-    let drain = &gate.ground.drain;
-    let deadline = Instant::now() + gate.plan.graceful_timeout;
-    drain.begin();
-    let empty = async {
-        // Those that wait to be accepted are in service too.
-        for task in accepting {
-            if let Err(error) = task.await {
-                log::error!("a listener's task ended early: {error}");
-            }
-        }
-        while drain.connections() > 0 {
-            drain.fewer().await;
-        }
-    };
-    tokio::select! {
-        () = empty => return,
-        () = sleep_until(deadline) => {}
-        () = orders.quit() => return,
-    }
-    log::warn!("{} connections are still open at the end of graceful_timeout: ending them", drain.connections());
-    drain.cut_now();
-    let written = async {
-        while drain.connections() > 0 {
-            drain.fewer().await;
-        }
-    };
-    // What is not written by then is lost to a client that does not read.
-    if timeout(LAST_WORDS, written).await.is_err() {
-        log::warn!("{} clients did not take their last answer", drain.connections());
-    }
-}
-
-/// What the worker can be told.
-enum Order {
-    Drain,
-    Quit,
-}
-
-/// The master's word: by signal, or by its death.
-struct Orders {
-    term: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-    lifeline: Receiver,
-}
-
-impl Orders {
-    fn listen(lifeline: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            lifeline: Receiver::from_owned_fd(lifeline)?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.quit.recv() => Order::Quit,
-            _ = self.term.recv() => Order::Drain,
-            // Nothing is ever written there: readable means that the master is gone.
-            _ = self.lifeline.readable() => {
-                log::warn!("the master is gone: finishing what is in service");
-                Order::Drain
-            }
-        }
-    }
-
-    async fn quit(&mut self) {
-        self.quit.recv().await;
     }
 }

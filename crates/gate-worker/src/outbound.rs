@@ -132,7 +132,8 @@ impl Pause {
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
-    fn new(upstream: UpstreamBody, gate: Rc<Gate>, ledger: Ledger) -> Self {
+    fn new(upstream: UpstreamBody, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
+        ledger.streams();
         let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };
         Self { upstream: Some(upstream), lines: Lines::default(), gate, ledger, pause }
     }
@@ -140,7 +141,7 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
             let Some(upstream) = &mut self.upstream else { return Poll::Ready(None) };
-            if self.gate.ground.drain.cut() == Cut::Now {
+            if self.gate.ground.drain.cut() == Cut::All {
                 return self.cut(&Rejection::Draining);
             }
             match upstream.poll_data(cx) {

@@ -22,10 +22,9 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use crate::drain::Cut;
 use crate::exchange;
 use crate::gate::Gate;
-use crate::ledger::{Ledger, Logged};
+use crate::ledger::Ledger;
 use crate::outbound::{Answering, Outbound};
 use crate::pages;
 use crate::wire::{Line, REFUSED};
@@ -57,7 +56,7 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
     // Whoever reads it takes it.
     let mut body = Some(body);
     let mut ledger = Ledger::open(&gate, &line, &head);
-    let mut response = match until_cut(&gate, answer(&gate, &line, (&head, &mut body), &mut ledger)).await {
+    let mut response = match until_cut((&gate, &line), answer(&gate, &line, (&head, &mut body), &mut ledger)).await {
         Some(Ok(answering)) => answering.send(&gate, ledger),
         Some(Err(refusal)) => refuse(&gate, &line, &head, refusal, ledger),
         None => {
@@ -108,10 +107,10 @@ async fn passing(head: &Parts, mut body: Incoming) -> Passing {
 }
 
 /// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
-async fn until_cut<T>(gate: &Gate, answering: impl Future<Output = T>) -> Option<T> {
+async fn until_cut<T>((gate, line): (&Gate, &Line), answering: impl Future<Output = T>) -> Option<T> {
     let mut answering = pin!(answering);
     std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
-        Poll::Pending if gate.ground.drain.cut() == Cut::Now => Poll::Ready(None),
+        Poll::Pending if gate.ground.drain.ends_requests_of(line) => Poll::Ready(None),
         polled => polled.map(Some),
     })
     .await
@@ -129,7 +128,7 @@ async fn answer(
     let routed = screen(line, head);
     guard(gate, &client.client, &routed)?;
     let route = routed?;
-    ledger.route(route.name(), logged(&route));
+    ledger.route(&route);
     let dialect = route.dialect();
     let refused = |rejection| Refusal { dialect, rejection, standing: None };
     match route {
@@ -207,13 +206,6 @@ fn guard(gate: &Gate, client: &Client, routed: &Result<Route, Refusal>) -> Resul
         gate.row.add_one(row::LIMITED);
         Refusal { dialect, rejection: Rejection::Flooded { retry }, standing: None }
     })
-}
-
-fn logged(route: &Route) -> Logged {
-    match route {
-        Route::Healthz | Route::Readyz => Logged::No,
-        _ => Logged::Yes,
-    }
 }
 
 /// The whole body, within its cap and its pauses.

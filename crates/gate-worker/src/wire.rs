@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::drain::Drain;
+use crate::drain::{Cut, Drain};
 use crate::framing::{Caps, Framer, Verdict};
 
 /// The method of the request that stands for a refused head. No client can send it: methods are letters here.
@@ -85,6 +85,8 @@ pub(crate) struct Line {
     /// The peer as the log and the backend are told of it, made once for all requests.
     pub(crate) name: OnceCell<HeaderValue>,
     busy: Cell<Busy>,
+    unread: Cell<Unread>,
+    stay: Cell<Stay>,
     idle_since: Cell<Instant>,
     refused: RefCell<Option<Rejection>>,
     waker: RefCell<Option<Waker>>,
@@ -94,10 +96,26 @@ pub(crate) struct Line {
 enum Busy {
     /// A request is in service.
     Yes,
+    /// Its answer is a stream that has begun.
+    Streaming,
     /// None has been.
     Fresh,
     /// None is, and some have been.
     Between,
+}
+
+/// Whether some of an answer waits for the client to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    Some,
+    None,
+}
+
+/// Whether the connection outlives the time that requests have in a drain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    No,
+    Yes,
 }
 
 impl Line {
@@ -107,6 +125,8 @@ impl Line {
             local,
             name: OnceCell::new(),
             busy: Cell::new(Busy::Fresh),
+            unread: Cell::new(Unread::None),
+            stay: Cell::new(Stay::No),
             idle_since: Cell::new(Instant::now()),
             refused: RefCell::default(),
             waker: RefCell::default(),
@@ -116,6 +136,27 @@ impl Line {
     /// A request begins: the connection waits for no other.
     pub(crate) fn begin(&self) {
         self.busy.set(Busy::Yes);
+    }
+
+    /// Its answer begins, as a stream.
+    pub(crate) fn stream(&self) {
+        self.busy.set(Busy::Streaming);
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(self.busy.get(), Busy::Yes | Busy::Streaming)
+    }
+
+    /// Lets the connection stay if it is in the middle of an answer.
+    pub(crate) fn stay_if_answering(&self) {
+        if self.busy.get() == Busy::Streaming || self.unread.get() == Unread::Some {
+            self.stay.set(Stay::Yes);
+        }
+    }
+
+    /// Whether it stays.
+    pub(crate) fn stays(&self) -> bool {
+        self.stay.get() == Stay::Yes
     }
 
     /// The request has ended.
@@ -231,7 +272,7 @@ impl Wire {
             // What is not written yet is the write timeout's affair: the client reads the answer to its last request.
             return None;
         }
-        if self.line.busy.get() == Busy::Yes || !self.framer.between_messages() {
+        if self.line.is_busy() || !self.framer.between_messages() {
             return None;
         }
         let patience = self.ground.patience;
@@ -242,11 +283,12 @@ impl Wire {
         let idle_since = self.line.idle_since.get();
         let until = match self.line.busy.get() {
             Busy::Fresh => idle_since + patience.head,
-            Busy::Yes | Busy::Between => idle_since + patience.keep_alive,
+            Busy::Yes | Busy::Streaming | Busy::Between => idle_since + patience.keep_alive,
         };
-        let until = match self.ground.drain.since() {
-            Some(drained) => until.min(idle_since.max(drained) + DRAIN_LINGER),
-            None => until,
+        let until = match (self.ground.drain.since(), self.ground.drain.cut()) {
+            (_, Cut::All) => idle_since,
+            (Some(drained), _) => until.min(idle_since.max(drained) + DRAIN_LINGER),
+            (None, _) => until,
         };
         Some((until, Overdue::Close))
     }
@@ -291,13 +333,18 @@ impl Wire {
     fn wrote(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match polled {
             Poll::Pending => {
+                self.line.unread.set(Unread::Some);
                 self.unread(cx)?;
                 Poll::Pending
             }
             Poll::Ready(done) => {
                 if self.stalled.take().is_some() {
+                    self.line.unread.set(Unread::None);
                     // The client has only now read on: its pause begins here.
                     self.line.idle_since.set(Instant::now());
+                    if self.ground.drain.since().is_some() {
+                        self.line.wake();
+                    }
                 }
                 Poll::Ready(done)
             }

@@ -284,6 +284,9 @@ mod tests {
         let request = InService { since_ms: 77, route: 3 };
         let described = own.begun(request).unwrap();
         assert_eq!(own.row().in_service(), [request]);
+        let routed = InService { route: 4, ..request };
+        own.describe(described, routed);
+        assert_eq!(own.row().in_service(), [routed]);
         own.ended(described);
         assert_eq!(own.row().in_service(), []);
         board.settle(first, 7);

@@ -249,6 +249,12 @@ impl OwnRow {
         Some(free as u8)
     }
 
+    /// Describes a request anew, at the place that [`OwnRow::begun`] gave it.
+    pub fn describe(&self, place: u8, request: InService) {
+        let place = usize::from(place).min(row::IN_SERVICE_COUNT - 1);
+        self.row.store(row::IN_SERVICE + place, request.to_word());
+    }
+
     /// Frees the place of a request that has ended.
     pub fn ended(&self, place: u8) {
         let place = usize::from(place).min(row::IN_SERVICE_COUNT - 1);
