@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use gate_config::{EX_CONFIG, EX_SOFTWARE};
-use gate_master::{Announce, Birth, Handed, Kind, Notice, Role};
+use gate_config::{AccessLog, EX_CONFIG, EX_SOFTWARE, Plan};
+use gate_master::{Announce, Birth, Handed, Identity, Kind, Notice, Role, sandbox};
 use gate_worker::{Listening, Word, Words};
 
 use crate::logging;
@@ -63,12 +64,36 @@ fn words(first: &First, announce: Announce) -> Words {
     })
 }
 
+/// Becomes whom the configuration says, with nothing left of the master's privileges.
+fn assume(identity: &Identity) -> Result<(), String> {
+    identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))
+}
+
+/// Goes into the sandbox, where the configuration wants one. Everything that needs more is open by now.
+fn confine(plan: &Plan) -> Result<(), String> {
+    if !plan.sandbox {
+        return Ok(());
+    }
+    let reopened = reopened(&plan.access_log);
+    sandbox(reopened.as_deref().as_slice())
+}
+
+/// What has to stay writable for the access log to be opened again: the directory that its file is in, or a pipe or
+/// device itself.
+fn reopened(log: &AccessLog) -> Option<PathBuf> {
+    let AccessLog::File(path) = log else { return None };
+    // Where a link leads: next to the link, a new file would not be the log's.
+    let found = path.canonicalize().ok()?;
+    if found.is_file() { found.parent().map(Path::to_path_buf) } else { Some(found) }
+}
+
 fn worker(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let words = words(first, birth.announce);
     // Opened as the user who started the gate; served as the one it becomes.
     let journal = gate_worker::open_journal(&birth.plan)?;
-    birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    assume(&birth.identity)?;
+    confine(&birth.plan)?;
     gate_worker::run(gate_worker::Post {
         plan: birth.plan,
         place: birth.place,
@@ -92,7 +117,8 @@ fn listening(handed: Handed) -> Listening {
 fn monitor(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let ready = ready(first, birth.announce);
-    birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    assume(&birth.identity)?;
+    confine(&birth.plan)?;
     gate_monitor::run(gate_monitor::Post {
         plan: birth.plan,
         zone: birth.zone,
@@ -107,7 +133,7 @@ fn monitor(birth: Birth, first: &First) -> Result<u8, String> {
 fn demo(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let ready = ready(first, birth.announce);
-    birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    assume(&birth.identity)?;
     let text = |error: io::Error| error.to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
     let local = tokio::task::LocalSet::new();

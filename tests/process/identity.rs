@@ -10,7 +10,7 @@ use crate::scene::{backend, gate_to, generate, is_gone};
 use crate::support::{Dir, children_of, wait_for};
 
 /// Says why there is nothing to test, if there is not.
-fn may_change() -> bool {
+pub(crate) fn may_change() -> bool {
     let may = Uid::effective().is_root();
     if !may {
         eprintln!("skipped: only root can become another user");

@@ -13,6 +13,7 @@ mod descriptors;
 mod identity;
 mod load;
 mod pidfile;
+mod privileges;
 mod proc;
 mod refusals;
 mod reload;

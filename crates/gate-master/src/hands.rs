@@ -316,7 +316,7 @@ pub enum Cause {
 }
 
 impl Refused {
-    fn of(reason: impl Into<String>) -> Self {
+    pub(crate) fn of(reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], cause: Cause::Configuration }
     }
 

@@ -24,7 +24,7 @@ use std::io;
 use gate_config::{EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
 use gate_sys::pidfile::{PidFile, PidFileError};
-use gate_sys::privilege::Identity;
+use gate_sys::privilege;
 use gate_sys::signals::Signals;
 
 pub use crate::birth::{Announce, Birth, Handed, Notice};
@@ -35,6 +35,7 @@ use crate::hands::{Hands, Outcome};
 use crate::observed::Observed;
 use crate::reconcile::reconcile;
 pub use gate_sys::listen::Kind;
+pub use gate_sys::privilege::{Identity, sandbox};
 pub use gate_sys::title;
 pub use gate_zone::Role;
 
@@ -93,6 +94,20 @@ pub fn identity_exists(plan: &Plan) -> Result<(), String> {
     Identity::find(plan.user.as_deref(), plan.group.as_deref()).map(drop)
 }
 
+/// Gives up what the master does not need any more, and says what is left to workers that stay root.
+fn settle_privileges(plan: &Plan) -> Result<(), StartError> {
+    let found = Identity::find(plan.user.as_deref(), plan.group.as_deref());
+    let identity = found.map_err(|reason| StartError::Load(Refused::of(reason)))?;
+    if let Some(warning) = privilege::warning(&identity) {
+        log::warn!("{warning}");
+    }
+    if identity.is_own() {
+        return Ok(());
+    }
+    let told = |error: io::Error| io::Error::new(error.kind(), format!("giving up capabilities: {error}"));
+    privilege::trim_master().map_err(|error| StartError::Machine(told(error)))
+}
+
 /// What a master is made of.
 pub struct Setup {
     /// The first configuration.
@@ -130,6 +145,8 @@ impl Master {
             Some(path) => Some(PidFile::claim(path).map_err(|error| StartError::PidFile(path.clone(), error))?),
             None => None,
         };
+        // First, so that a start has no more in its hands than a reload will have.
+        settle_privileges(&plan)?;
         let hands = Hands::open(plan, (crew, reread, adopt), [low, high])?;
         for address in hands.addresses() {
             log::info!("listening on {address}");

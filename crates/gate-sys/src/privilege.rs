@@ -82,7 +82,10 @@ impl Identity {
             capability::bound_to(Set::NONE)?;
         }
         self.change()?;
-        Held::NOTHING.assume()?;
+        // A service manager may refuse the call to those who have nothing to give up.
+        if Held::now()? != Held::NOTHING {
+            Held::NOTHING.assume()?;
+        }
         // Without CAP_SETPCAP the bounding set stays as it was; this makes it moot.
         prctl::set_no_new_privs()?;
         process::die_with_parent()?;
@@ -92,9 +95,13 @@ impl Identity {
     fn change(&self) -> io::Result<()> {
         if let Some(gid) = self.group {
             self.set_groups(gid)?;
-            unistd::setresgid(gid, gid, gid)?;
+            if !has_group(gid)? {
+                unistd::setresgid(gid, gid, gid)?;
+            }
         }
-        if let Some((uid, _)) = self.user {
+        if let Some((uid, _)) = self.user
+            && !has_user(uid)?
+        {
             unistd::setresuid(uid, uid, uid)?;
         }
         Ok(())
@@ -118,15 +125,18 @@ impl Identity {
 
     /// Whether all of it took.
     fn verify(&self, bounding: Option<Set>) -> io::Result<()> {
-        let (users, groups) = (unistd::getresuid()?, unistd::getresgid()?);
-        if self.user.as_ref().is_some_and(|(uid, _)| [users.real, users.effective, users.saved] != [*uid; 3]) {
+        if let Some((uid, _)) = self.user
+            && !has_user(uid)?
+        {
             return Err(io::Error::other("the change of user did not take"));
         }
-        if self.group.is_some_and(|gid| [groups.real, groups.effective, groups.saved] != [gid; 3]) {
+        if let Some(gid) = self.group
+            && !has_group(gid)?
+        {
             return Err(io::Error::other("the change of group did not take"));
         }
         let root = Uid::from_raw(0);
-        if users.real != root && unistd::setresuid(root, root, root).is_ok() {
+        if unistd::getuid() != root && unistd::setresuid(root, root, root).is_ok() {
             return Err(io::Error::other("the way back to root is open"));
         }
         let bounded = bounding.map_or(Ok(true), |wanted| capability::bounding().map(|found| found == wanted))?;
@@ -146,8 +156,8 @@ pub fn warning(identity: &Identity) -> Option<&'static str> {
     )
 }
 
-/// In the master, once its sockets are bound, when its children become somebody else: keeps the capabilities it needs
-/// for them and for reloads, and gives up all others, out of the bounding set too.
+/// In the master, when its children become somebody else: keeps the capabilities it needs for them, for its sockets and
+/// for reloads, and gives up all others, out of the bounding set too.
 ///
 /// `no_new_privs` is not set: an upgrade executes a new binary, which may have capabilities by its file, and which a
 /// security module may know by its own name; neither works with it. What a binary can gain is bounded by the same set.
@@ -168,6 +178,18 @@ pub fn trim_master() -> io::Result<()> {
 /// The permissions that files and unix sockets made from here on do not get.
 pub fn set_umask(mask: u16) {
     umask(Mode::from_bits_truncate(mask.into()));
+}
+
+/// Whether this is the user, with no other to go back to.
+fn has_user(uid: Uid) -> io::Result<bool> {
+    let found = unistd::getresuid()?;
+    Ok([found.real, found.effective, found.saved] == [uid; 3])
+}
+
+/// Whether this is the group, with no other to go back to.
+fn has_group(gid: Gid) -> io::Result<bool> {
+    let found = unistd::getresgid()?;
+    Ok([found.real, found.effective, found.saved] == [gid; 3])
 }
 
 /// What a thread gives up, it gives up for itself and for those that it starts later.

@@ -1,5 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
 use super::*;
 use crate::process::{Exit, spawn_unchecked_threads, wait};
 
@@ -132,6 +134,28 @@ fn nothing_is_given_up_while_other_threads_would_keep_it() {
         assert!(sandbox(&[]).unwrap_err().contains("several threads"));
         drop(go);
         assert!(other.join().unwrap());
+    });
+}
+
+#[test]
+fn who_has_nothing_to_give_up_needs_no_call_that_a_service_manager_refuses() {
+    if !is_root() {
+        return;
+    }
+    let refused = [libc::SYS_capset, libc::SYS_setresuid, libc::SYS_setresgid, libc::SYS_setgroups];
+    holds_in_a_child(|| {
+        let nobody = Identity::find(Some("nobody"), None).unwrap();
+        unistd::setgroups(&[]).unwrap();
+        unistd::setgid(nobody.group.unwrap()).unwrap();
+        unistd::setuid(nobody.user.as_ref().unwrap().0).unwrap();
+        let rules = refused.map(|call| (call, Vec::new())).into();
+        let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, deny, arch).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        nobody.assume().unwrap();
+        Identity::find(None, None).unwrap().assume().unwrap();
+        assert_eq!(Held::now().unwrap(), Held::NOTHING);
     });
 }
 

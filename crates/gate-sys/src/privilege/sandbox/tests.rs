@@ -111,6 +111,20 @@ fn what_workers_never_need_is_refused() {
 }
 
 #[test]
+fn other_processes_get_no_signal_where_the_kernel_can_tell() {
+    /// Linux 6.12.
+    const SIGNALS_SINCE: c_long = 6;
+    if landlock_version() < SIGNALS_SINCE {
+        return eprintln!("skipped: this kernel's Landlock knows nothing of signals");
+    }
+    holds_in_a_child(|| {
+        sandbox(&[]).unwrap();
+        assert_eq!(call(libc::SYS_kill, nix::unistd::getppid().as_raw().into()), libc::EPERM);
+        assert_eq!(call(libc::SYS_kill, nix::unistd::getpid().as_raw().into()), 0);
+    });
+}
+
+#[test]
 fn threads_names_and_sockets_work_as_before() {
     if !may_confine() {
         return;
