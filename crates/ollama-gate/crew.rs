@@ -67,7 +67,7 @@ fn worker(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let words = words(first, birth.announce);
     // Opened as the user who started the gate; served as the one it becomes.
-    let journal = gate_worker::open_journal(&birth.plan)?;
+    let journal = gate_worker::open_journal(&birth.plan, birth.zone)?;
     birth.identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
     gate_worker::run(gate_worker::Post {
         plan: birth.plan,

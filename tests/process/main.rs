@@ -14,6 +14,7 @@ mod identity;
 mod load;
 mod pidfile;
 mod proc;
+mod recycling;
 mod refusals;
 mod reload;
 mod rolling;
