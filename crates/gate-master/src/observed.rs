@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gate_sys::process::{Exit, Pid};
+use gate_sys::process::{Core, Exit, Pid};
 use gate_zone::{Place, Role};
 
 use crate::event::{Event, Generation, Ms, Order, Why};
@@ -340,6 +340,7 @@ impl Observed {
 pub fn told(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with code {code}"),
-        Exit::Signal(signal) => format!("was ended by {signal}"),
+        Exit::Signal { signal, core: Core::Dumped } => format!("was ended by {signal} (core dumped)"),
+        Exit::Signal { signal, core: Core::None } => format!("was ended by {signal}"),
     }
 }

@@ -10,8 +10,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Where to listen.
@@ -42,6 +45,15 @@ pub enum Kind {
     Tcp,
     /// Unix: peers have no address.
     Unix,
+}
+
+/// The queue of connections that are established and not yet accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// How many wait.
+    pub waiting: u32,
+    /// How many may; the kernel lets one more in before it turns clients away.
+    pub max: u32,
 }
 
 /// A socket that listens, without blocking. Dropping it closes this process's copy; a unix socket's file is removed
@@ -147,6 +159,29 @@ impl Listener {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// How long its queue is now. `None` for unix sockets, of which the kernel does not tell.
+    pub fn queue(&self) -> Option<Queue> {
+        if self.kind != Kind::Tcp {
+            return None;
+        }
+        let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which has that many, and its length to `length`.
+        let done = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        // SAFETY: it was zeroed, and holds integers only; what an older kernel does not write stays 0.
+        let info = unsafe { info.assume_init() };
+        // Of a listening socket the two fields tell of the queue.
+        (done == 0).then_some(Queue { waiting: info.tcpi_unacked, max: info.tcpi_sacked })
+    }
+
     /// Removes the file of a unix socket that we made. The socket itself closes with its last holder.
     ///
     /// # Errors
@@ -155,6 +190,66 @@ impl Listener {
         match &self.address {
             Address::Unix(path) => std::fs::remove_file(path),
             Address::Tcp(_) | Address::Inherited(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether [`Listener::steer`] does on this machine what it says: some kernels and most stand-ins for one take the
+/// program and spread connections by their own hash all the same. Takes about a millisecond, on a loopback port of the
+/// kernel's choice, and leaves nothing behind.
+///
+/// # Errors
+/// Out of descriptors or ports, or no loopback interface.
+pub fn steering_works() -> io::Result<bool> {
+    /// Connections to try with. By chance, all go where they should once in 2^16 times where steering does not work.
+    const TO_ONE: usize = 16;
+    /// By chance, one of two sockets gets none of these once in 2^23 times where steering works.
+    const TO_TWO: usize = 24;
+    let first = Listener::bind(&Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), TRIAL_BACKLOG)?;
+    let second = first.sibling(TRIAL_BACKLOG)?;
+    if first.steer(1).is_err() || arrivals([&first, &second], TO_ONE)? != [TO_ONE, 0] {
+        return Ok(false);
+    }
+    if first.steer(2).is_err() {
+        return Ok(false);
+    }
+    let [to_first, to_second] = arrivals([&first, &second], TO_TWO)?;
+    Ok(to_first > 0 && to_second > 0 && to_first + to_second == TO_TWO)
+}
+
+/// Queue of a socket that [`steering_works`] tries with: longer than what it sends there.
+const TRIAL_BACKLOG: i32 = 64;
+
+/// Opens `count` connections to the address that both share, and tells how many come to each.
+fn arrivals(sockets: [&Listener; 2], count: usize) -> io::Result<[usize; 2]> {
+    /// How long they may take to come; they are there at once, but a machine may stall.
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let address = sockets[0].socket.local_addr()?;
+    let client = |_| {
+        let client = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        // Closed, it is forgotten at once instead of keeping its port for a minute.
+        client.set_linger(Some(Duration::ZERO))?;
+        match client.connect(&address) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            Ok(()) | Err(_) => Ok(client),
+        }
+    };
+    let _clients: Vec<Socket> = (0..count).map(client).collect::<io::Result<_>>()?;
+    let until = Instant::now() + PATIENCE;
+    let mut got = [0; 2];
+    let accept = |socket: &Listener| std::iter::from_fn(|| socket.socket.accept().ok()).count();
+    loop {
+        for (got, socket) in got.iter_mut().zip(sockets) {
+            *got += accept(socket);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if got.iter().sum::<usize>() >= count || left.is_zero() {
+            return Ok(got);
+        }
+        let mut waits = sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+        match poll(&mut waits, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(other) => return Err(other.into()),
         }
     }
 }
@@ -269,6 +364,43 @@ mod tests {
         check(1, |first, second, rest| first == 40 && second + rest == 0);
         check(2, |first, second, rest| first > 0 && second > 0 && rest == 0);
         check(4, |_, _, rest| rest > 0);
+    }
+
+    #[test]
+    fn steering_is_known_to_work_and_the_trial_leaves_nothing() {
+        // In a child: other tests open descriptors meanwhile.
+        let child = crate::process::spawn_unchecked_threads((), |()| {
+            let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+            let before = open();
+            assert!(steering_works().unwrap());
+            assert_eq!(open(), before);
+            0
+        });
+        assert_eq!(crate::process::wait(child.unwrap()).unwrap(), crate::process::Exit::Code(0));
+    }
+
+    #[test]
+    fn arrivals_without_steering_go_to_both() {
+        let first = Listener::bind(&loopback(0), 64).unwrap();
+        let second = first.sibling(64).unwrap();
+        let got = arrivals([&first, &second], 32).unwrap();
+        assert!(got[0] > 0 && got[1] > 0 && got[0] + got[1] == 32, "{got:?}");
+        assert_eq!(first.queue(), Some(Queue { waiting: 0, max: 64 }));
+    }
+
+    #[test]
+    fn a_queue_tells_who_waits_and_how_many_may() {
+        let listener = Listener::bind(&loopback(0), 16).unwrap();
+        assert_eq!(listener.queue(), Some(Queue { waiting: 0, max: 16 }));
+        let address = (std::net::Ipv4Addr::LOCALHOST, port(&listener));
+        let _clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        assert_eq!(listener.queue(), Some(Queue { waiting: 3, max: 16 }));
+        drop(listener.socket.accept().unwrap());
+        assert_eq!(listener.queue(), Some(Queue { waiting: 2, max: 16 }));
+        let path = std::env::temp_dir().join(format!("gate-queue-{}.sock", std::process::id()));
+        let unix = Listener::bind(&Address::Unix(path), 16).unwrap();
+        assert_eq!(unix.queue(), None);
+        unix.retire().unwrap();
     }
 
     #[test]

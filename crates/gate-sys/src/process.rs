@@ -27,8 +27,22 @@ const EX_SOFTWARE: u8 = 70;
 pub enum Exit {
     /// It returned this code.
     Code(u8),
-    /// This signal ended it.
-    Signal(Signal),
+    /// A signal ended it.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Whether the kernel says that it has left a core.
+        core: Core,
+    },
+}
+
+/// What a process that a signal has ended left of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Core {
+    /// A core, to where `core_pattern` says.
+    Dumped,
+    /// Nothing.
+    None,
 }
 
 /// A child that has ended and has been reaped.
@@ -63,38 +77,45 @@ impl Inheritance for () {
 /// What fork answers (`EAGAIN`, `ENOMEM`), or [`io::ErrorKind::Unsupported`] when the caller has more than one thread:
 /// locks held by the others would stay held in the child for ever.
 pub fn spawn<T: Inheritance>(given: T, body: impl FnOnce(T) -> u8) -> io::Result<Pid> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "fork in a process with several threads"));
-    }
+    one_thread()?;
     spawn_unchecked_threads(given, body)
+}
+
+/// Refuses with [`io::ErrorKind::Unsupported`] in a process that has more than one thread.
+pub(crate) fn one_thread() -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the process has several threads"));
+    }
+    Ok(())
 }
 
 /// [`spawn`] without the check for threads: for tests, whose harness has some.
 pub(crate) fn spawn_unchecked_threads<T: Inheritance>(given: T, body: impl FnOnce(T) -> u8) -> io::Result<Pid> {
     let parent = unistd::getpid();
+    // The parent's copy of `given` goes with the closure.
+    fork_into(move || match settle_in(parent, &given.descriptors()) {
+        Ok(()) => body(given),
+        Err(_) => EX_SOFTWARE,
+    })
+}
+
+/// Forks a child that lives in `life`, with all signals blocked, and exits with the code it returns.
+///
+/// For callers that have made sure of there being [`one_thread`].
+pub(crate) fn fork_into(life: impl FnOnce() -> u8) -> io::Result<Pid> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: the process has one thread (checked by `spawn`), so the child finds no lock held by somebody who is not
-    // there, and may allocate. It never returns from `live`.
+    // SAFETY: the process has one thread (checked by the callers), so the child finds no lock held by somebody who is
+    // not there, and may allocate. It never returns into the frames below.
     let forked = unsafe { unistd::fork() };
     if let Ok(ForkResult::Child) = forked {
-        live(parent, given, body);
+        leave(catch_unwind(AssertUnwindSafe(life)).unwrap_or(EX_SOFTWARE));
     }
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     match forked? {
         ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => unreachable!("the child has left in `live`"),
+        ForkResult::Child => unreachable!("the child has left"),
     }
-}
-
-/// The whole life of a child.
-fn live<T: Inheritance>(parent: Pid, given: T, body: impl FnOnce(T) -> u8) -> ! {
-    let code = catch_unwind(AssertUnwindSafe(|| match settle_in(parent, &given.descriptors()) {
-        Ok(()) => body(given),
-        Err(_) => EX_SOFTWARE,
-    }))
-    .unwrap_or(EX_SOFTWARE);
-    leave(code)
 }
 
 fn settle_in(parent: Pid, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -179,7 +200,10 @@ pub fn wait(child: Pid) -> io::Result<Exit> {
 fn ended(status: WaitStatus) -> Option<Ended> {
     match status {
         WaitStatus::Exited(pid, code) => Some(Ended { pid, exit: Exit::Code(code as u8) }),
-        WaitStatus::Signaled(pid, signal, _) => Some(Ended { pid, exit: Exit::Signal(signal) }),
+        WaitStatus::Signaled(pid, signal, dumped) => {
+            let core = if dumped { Core::Dumped } else { Core::None };
+            Some(Ended { pid, exit: Exit::Signal { signal, core } })
+        }
         _ => None,
     }
 }
@@ -220,6 +244,8 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 mod tests {
     use std::os::fd::AsFd;
 
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
     use super::*;
 
     impl Inheritance for OwnedFd {
@@ -259,7 +285,29 @@ mod tests {
             signals::admit_orders().unwrap();
             1
         });
-        assert_eq!(exit, Exit::Signal(Signal::SIGTERM));
+        assert_eq!(exit, Exit::Signal { signal: Signal::SIGTERM, core: Core::None });
+    }
+
+    #[test]
+    fn a_core_is_told_of_where_one_is_left() {
+        let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        let (_, most) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+        if most < 1 << 20 || pattern.starts_with(['|', '/', '\n']) {
+            return eprintln!("skipped: cores of this machine (limit {most}) go to {pattern:?}");
+        }
+        let dir = std::env::temp_dir().join(format!("gate-core-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let ends = |limit: u64| {
+            exit_of((), |()| {
+                std::env::set_current_dir(&dir).unwrap();
+                setrlimit(Resource::RLIMIT_CORE, limit, most).unwrap();
+                kill(unistd::getpid(), Signal::SIGABRT).unwrap();
+                1
+            })
+        };
+        let exits = [ends(most), ends(0)];
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(exits, [Core::Dumped, Core::None].map(|core| Exit::Signal { signal: Signal::SIGABRT, core }));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub use gate_sys::clock;
 
+mod adopted;
 pub mod layout;
 pub mod limiter;
 pub mod probe;
@@ -22,7 +23,9 @@ use std::time::Duration;
 
 use gate_sys::shared::SharedWords;
 
+pub use crate::adopted::Foreign;
 use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
+use crate::limiter::fixed::{self, Window};
 pub use crate::probe::Probe;
 pub use crate::scoreboard::{InService, OwnRow, Place, Role, Row, Scoreboard, Stage};
 
@@ -40,6 +43,17 @@ pub struct Region {
     pub sets: &'static [AtomicU64],
     /// Overflow cells.
     pub overflow: &'static [AtomicU64],
+}
+
+/// How full one fixed-window region is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// The length of its windows.
+    pub window: Duration,
+    /// Keys that it has room for.
+    pub entries: usize,
+    /// Keys whose window has not ended.
+    pub used: usize,
 }
 
 /// There are more window lengths than regions.
@@ -82,6 +96,33 @@ impl Zone {
 
     fn store(self, word: usize, value: u64) {
         self.words[word].store(value, Release);
+    }
+
+    /// Entries of each limiter region.
+    pub fn entries(self) -> usize {
+        self.load(header::ENTRIES) as usize
+    }
+
+    /// How full the fixed-window regions are, by the zone's own `memory`. Costs no memory, but reads all of it: for the
+    /// operator's question, not for every request.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for memory that is not this zone's; what reading it answers.
+    pub fn fill(self, memory: &SharedWords) -> io::Result<Vec<Fill>> {
+        let entries = self.entries();
+        let mut all = Vec::new();
+        for index in 0..header::WINDOW_COUNT {
+            let Some(window) = Window::new(Duration::from_nanos(self.load(header::WINDOWS + index))) else { continue };
+            let start = layout::LIMITER + index * layout::region_words(entries);
+            let mut used = 0;
+            memory.read_range(start..start + entries, &mut |words| {
+                // After the words, so that none is older than its window seems.
+                let now_ns = self.now_ns();
+                used += words.iter().filter(|word| fixed::is_live(**word, window, now_ns)).count();
+            })?;
+            all.push(Fill { window: window.length(), entries, used });
+        }
+        Ok(all)
     }
 
     /// Nanoseconds since the zone was made, on the clock that limits use.
@@ -183,7 +224,7 @@ impl Zone {
     }
 
     fn region(self, index: usize) -> Region {
-        let entries = self.load(header::ENTRIES) as usize;
+        let entries = self.entries();
         let start = layout::LIMITER + index * layout::region_words(entries);
         let (sets, rest) = self.words[start..].split_at(entries);
         Region { sets, overflow: &rest[..OVERFLOW_CELLS] }
@@ -254,6 +295,29 @@ mod tests {
         assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::ANSWERS + 2), 1);
         assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::LATENCY + 3), 1);
         assert_eq!(board.set_aside(7), Some(first));
+    }
+
+    #[test]
+    fn keys_are_counted_while_their_windows_last() {
+        let (memory, zone) = Zone::create(NonZeroUsize::new(1 << 14).unwrap(), [1, 2]).unwrap();
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        zone.assign_windows(&[minute, hour], &[]).unwrap();
+        let region = zone.window_region(minute).unwrap();
+        let window = Window::new(minute).unwrap();
+        let charge = |hash: u64, now_ns: u64| {
+            let charge = fixed::Charge { tag: fixed::Tag::new(hash), amount: 9, window };
+            let set = limiter::set_of(region.sets, hash).unwrap();
+            fixed::charge(set, || limiter::cell_of(region.overflow, hash).unwrap(), charge, || now_ns);
+        };
+        for hash in [1, 1, 2, u64::MAX] {
+            charge(hash, zone.now_ns());
+        }
+        // Ends are told modulo 64 windows: one that lies 63 ahead has ended a window ago.
+        charge(1 << 63, zone.now_ns() + 62 * minute.as_nanos() as u64);
+        let fill = |window, used| Fill { window, entries: 1 << 14, used };
+        assert_eq!(zone.fill(&memory).unwrap(), [fill(minute, 3), fill(hour, 0)]);
+        let other = Zone::create(NonZeroUsize::new(64).unwrap(), [1, 2]).unwrap().0;
+        assert_eq!(zone.fill(&other).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! configurations, signals come at any moment. After the trouble ends the gate must serve, and on the way it must keep
 //! its promises. `GATE_SIM_SEED=n` replays one life.
 
-use gate_sys::process::{Exit, Pid};
+use gate_sys::process::{Core, Exit, Pid};
 use gate_sys::signals::Signal;
 
 use super::*;
@@ -199,7 +199,10 @@ impl World {
             3 | 4 if !self.fates.is_empty() => {
                 let victim = self.roll(self.fates.len() as u64) as usize;
                 let victim = self.fates.remove(victim);
-                self.tell(&Event::Exited { pid: victim.pid, exit: Exit::Signal(Signal::SIGKILL) });
+                self.tell(&Event::Exited {
+                    pid: victim.pid,
+                    exit: Exit::Signal { signal: Signal::SIGKILL, core: Core::None },
+                });
             }
             5 if !self.fates.is_empty() => {
                 let victim = self.roll(self.fates.len() as u64) as usize;

@@ -1,6 +1,6 @@
 //! Single decisions, by hand. Whole lives are in the simulation beside this file.
 
-use gate_sys::process::{Exit, Pid};
+use gate_sys::process::{Core, Exit, Pid};
 use gate_sys::signals::Signal;
 
 use super::*;
@@ -96,7 +96,7 @@ impl Stage {
     }
 
     fn dies(&mut self, pid: Pid) {
-        self.event(Event::Exited { pid, exit: Exit::Signal(Signal::SIGKILL) });
+        self.event(Event::Exited { pid, exit: Exit::Signal { signal: Signal::SIGKILL, core: Core::None } });
     }
 }
 

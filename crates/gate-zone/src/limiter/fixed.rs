@@ -156,6 +156,11 @@ pub fn charge<'cell, W: Word + 'cell>(
     })
 }
 
+/// Whether a word that was read before `now_ns` counts in a window that is not over.
+pub fn is_live(word: u64, window: Window, now_ns: u64) -> bool {
+    window.ticks_left(word, now_ns).is_some()
+}
+
 /// Frees words whose window is over: at most `budget` words from `from` on. Ends wrap around after 64 windows, so the
 /// whole region is to be swept well within that time.
 pub fn sweep<W: Word>(words: &[W], window: Window, from: usize, budget: usize, now: impl Fn() -> u64) -> Swept {
