@@ -91,7 +91,7 @@ fn worker(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let words = words(first, birth.announce);
     // Opened as the user who started the gate; served as the one it becomes.
-    let journal = gate_worker::open_journal(&birth.plan)?;
+    let journal = gate_worker::open_journal(&birth.plan, birth.zone)?;
     assume(&birth.identity)?;
     confine(&birth.plan)?;
     gate_worker::run(gate_worker::Post {

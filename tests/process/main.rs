@@ -15,6 +15,7 @@ mod load;
 mod pidfile;
 mod privileges;
 mod proc;
+mod recycling;
 mod refusals;
 mod reload;
 mod rolling;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::stage::{ARTICLE, MODEL, article, begin, demo, echo, gate, generate};
@@ -165,4 +166,32 @@ fn prompts_are_in_no_log() {
     let lines = lines(&log, requests.len()).join("\n");
     assert!(!lines.contains(secret), "{lines}");
     assert!(!gate.log().contains(secret) && !gate.output().contains(secret), "{}", gate.log());
+}
+
+#[test]
+fn a_log_that_was_renamed_is_opened_anew_when_the_master_is_told() {
+    let (backend, dir) = (echo(), Dir::new());
+    let (log, old) = (log_in(&dir), dir.path("access.log.1"));
+    let gate = gate(&backend, &["--workers", "2", "--access-log", log.to_str().unwrap()]).start();
+    for number in 0..20 {
+        assert_eq!(gate.get(&format!("/before/{number}")).status, 404);
+    }
+    lines(&log, 20);
+    std::fs::rename(&log, &old).unwrap();
+    assert_eq!(gate.get("/between").status, 404);
+    gate.signal(Signal::SIGUSR1);
+    wait_for("a new file", || log.exists().then_some(()));
+    for (number, worker) in gate.workers().into_iter().enumerate() {
+        let log = log.to_str().unwrap();
+        wait_for(&format!("worker {number} to write there"), || {
+            let open = std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap();
+            let paths = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+            paths.into_iter().any(|path| path.to_str() == Some(log)).then_some(())
+        });
+    }
+    for number in 0..20 {
+        assert_eq!(gate.get(&format!("/after/{number}")).status, 404);
+    }
+    assert!(lines(&log, 20).iter().all(|line| line.contains("/after/")));
+    assert!(lines(&old, 21).iter().all(|line| line.contains("/before/") || line.contains("/between")));
 }

@@ -133,7 +133,7 @@ pub(crate) async fn accept_all(gate: Rc<Gate>, source: Source) {
             () = &mut drained => break,
             accepted = source.accept(&gate) => match accepted {
                 Ok((socket, line)) => serve(&gate, socket, line),
-                Err(error) => failed(&error).await,
+                Err(error) => failed(&gate, &error).await,
             },
         }
     }
@@ -142,7 +142,7 @@ pub(crate) async fn accept_all(gate: Rc<Gate>, source: Source) {
         while let Ok(accepted) = timeout_at(until, std::future::poll_fn(|cx| source.poll_accept(cx))).await {
             match accepted {
                 Ok((socket, line)) => serve(&gate, socket, line),
-                Err(error) => failed(&error).await,
+                Err(error) => failed(&gate, &error).await,
             }
         }
     }
@@ -164,11 +164,13 @@ fn is_above_share(gate: &Gate) -> bool {
 }
 
 /// A failed accept is nobody's end: the connection is gone, or the process is short of something.
-async fn failed(error: &io::Error) {
+async fn failed(gate: &Gate, error: &io::Error) {
     match error.kind() {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
         _ => {
-            log::error!("cannot accept: {error}");
+            if gate.scarcity.struck(clock::monotonic_ms()) {
+                log::error!("cannot accept connections: {error}; trying on");
+            }
             sleep(SCARCE_PAUSE).await;
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::journal::Journal;
 use crate::ledger::LogClock;
-use crate::throttle::Throttle;
+use crate::throttle::{Spell, Throttle};
 use crate::wire::Ground;
 
 /// Everything that a request meets on its way.
@@ -31,6 +31,8 @@ pub(crate) struct Gate {
     pub(crate) journal: Option<Journal>,
     pub(crate) clock: LogClock,
     pub(crate) warnings: Throttle,
+    /// A time in which connections could not be accepted.
+    pub(crate) scarcity: Spell,
     pub(crate) ground: Rc<Ground>,
 }
 

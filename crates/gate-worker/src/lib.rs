@@ -17,33 +17,31 @@ mod orders;
 mod outbound;
 mod pages;
 mod pipeline;
+mod pulse;
+mod ripe;
 mod routes;
 mod throttle;
 mod wire;
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
 
-use gate_config::{AccessLog, Plan};
+use gate_config::Plan;
 use gate_zone::{OwnRow, Place, Stage, Zone, clock};
 use tokio::task::LocalSet;
-use tokio::time::interval;
 
 use crate::accept::{Source, accept_all};
 use crate::framing::Caps;
 use crate::gate::Gate;
 use crate::journal::Journal;
+pub use crate::journal::{AccessFile, open_journal};
 use crate::orders::{Order, Orders, Upward};
 pub use crate::orders::{Word, Words};
+use crate::pulse::Pulse;
 pub use crate::routes::route_names;
 use crate::wire::{Ground, Patience};
-
-/// How often the heart beats: four times within the age at which other workers stop counting this one.
-const BEAT: Duration = Duration::from_millis(250);
 
 /// Look-ups of a backend's name at once, each in a thread of its own.
 const LOOKUPS_MAX: usize = 4;
@@ -63,7 +61,7 @@ pub struct Post {
     /// The sockets it accepts from, non-blocking.
     pub listeners: Vec<Listening>,
     /// The access log, already open.
-    pub journal: Option<File>,
+    pub journal: Option<AccessFile>,
     /// Reads end-of-file when the master is gone.
     pub lifeline: OwnedFd,
     /// Its way to speak to the master.
@@ -76,22 +74,6 @@ pub enum Listening {
     Tcp(std::net::TcpListener),
     /// Without.
     Unix(std::os::unix::net::UnixListener),
-}
-
-/// Opens the access log of a plan, as the user that may.
-///
-/// # Errors
-/// What the operator has to mend, with the key.
-pub fn open_journal(plan: &Plan) -> Result<Option<File>, String> {
-    let opened = match &plan.access_log {
-        AccessLog::Off => return Ok(None),
-        AccessLog::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-        AccessLog::File(path) => OpenOptions::new().append(true).create(true).open(path),
-    };
-    opened.map(Some).map_err(|error| match &plan.access_log {
-        AccessLog::File(path) => format!("access_log: cannot append to {}: {error}", path.display()),
-        _ => format!("access_log: {error}"),
-    })
 }
 
 /// Serves until told to leave; returns the exit code.
@@ -119,10 +101,10 @@ async fn serve(post: Post) -> Result<u8, String> {
     let sources: Vec<Source> = listeners.into_iter().map(source).collect::<io::Result<_>>().map_err(text)?;
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);
-    let beating = tokio::task::spawn_local(beat(Rc::clone(&row)));
     let accepting: Vec<_> =
         sources.into_iter().map(|source| tokio::task::spawn_local(accept_all(Rc::clone(&gate), source))).collect();
-    let upward = Upward::new(words);
+    let upward = Rc::new(Upward::new(words));
+    let beating = tokio::task::spawn_local(Pulse::new(&gate, &upward).map_err(text)?.beat());
     upward.ready().map_err(text)?;
     if let Order::Drain = orders.next().await {
         row.enter(Stage::Draining);
@@ -145,7 +127,7 @@ fn build(
     plan: Rc<Plan>,
     (place, zone, row): (Place, Zone, Rc<OwnRow>),
     demo: Option<SocketAddr>,
-    journal: Option<File>,
+    journal: Option<AccessFile>,
 ) -> Result<Gate, String> {
     let patience = Patience { head: plan.head_timeout, keep_alive: plan.keep_alive, write: plan.write_timeout };
     let caps = Caps { head: plan.max_head, fields: plan.max_fields, target: plan.max_path };
@@ -163,6 +145,7 @@ fn build(
         journal,
         clock: ledger::LogClock::new(),
         warnings: throttle::Throttle::default(),
+        scarcity: throttle::Spell::default(),
         ground: Rc::new(Ground::new(patience, caps)),
         plan,
         place,
@@ -170,12 +153,4 @@ fn build(
         row,
         birth: gate::Birth::now(),
     })
-}
-
-async fn beat(row: Rc<OwnRow>) {
-    let mut ticks = interval(BEAT);
-    loop {
-        ticks.tick().await;
-        row.beat(clock::monotonic_ms());
-    }
 }

@@ -48,7 +48,7 @@ impl Scene {
             let place = Place { role: Role::Worker, slot: 0 };
             let index = zone.scoreboard().set_aside(1).unwrap();
             gate_worker::run(Post {
-                journal: gate_worker::open_journal(&plan)?,
+                journal: gate_worker::open_journal(&plan, zone)?,
                 plan: Rc::new(plan),
                 place,
                 zone,
@@ -66,6 +66,14 @@ impl Scene {
 
     fn row(&self) -> Row {
         self.zone.scoreboard().owned().next().unwrap().1
+    }
+
+    /// Waits until it has looked around.
+    fn beats_twice(&self) {
+        for _ in 0..2 {
+            let last = self.row().heartbeat_ms();
+            wait_for("a beat", || self.row().heartbeat_ms() > last);
+        }
     }
 
     fn hears(&self) -> Word {
@@ -199,4 +207,40 @@ fn more_requests_than_there_is_room_for_are_served_all_the_same() {
     }
     wait_for("their end", || in_service(scene.row()).is_empty() && scene.row().load_now().in_flight == 0);
     scene.leaves();
+}
+
+#[test]
+fn a_worker_asks_once_to_be_replaced_and_serves_on() {
+    let scene = Scene::start("max_requests = 3");
+    for _ in 0..2 {
+        scene.ask("/healthz");
+    }
+    scene.beats_twice();
+    assert!(scene.words.try_recv().is_err(), "two are not three");
+    scene.ask("/healthz");
+    assert_eq!(scene.hears(), Word::Replace("served 3 requests (max_requests 3)".to_owned()));
+    for _ in 0..3 {
+        assert!(scene.ask("/healthz").contains("200 OK"));
+    }
+    scene.beats_twice();
+    scene.leaves();
+}
+
+#[test]
+fn the_log_is_opened_anew_when_the_zone_says_so() {
+    let dir = std::env::temp_dir().join(format!("gate-life-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let (log, old) = (dir.join("access.log"), dir.join("access.log.1"));
+    let scene = Scene::start(&format!("access_log = {log:?}"));
+    scene.ask("/first");
+    std::fs::rename(&log, &old).unwrap();
+    scene.zone.ask_to_reopen();
+    wait_for("a new file", || log.exists());
+    scene.ask("/second");
+    scene.leaves();
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    for (text, target) in [(read(&old), "/first"), (read(&log), "/second")] {
+        assert!(text.lines().count() == 1 && text.contains(target), "{text}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
 }
