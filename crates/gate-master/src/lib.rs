@@ -14,6 +14,7 @@ pub mod desired;
 pub mod event;
 mod hands;
 pub mod observed;
+pub mod protocol;
 pub mod reconcile;
 mod sockets;
 mod watch;

@@ -1,0 +1,274 @@
+//! How a gate stands, as one value: what `status` answers.
+//!
+//! Plain data; nothing is measured here. Times of day are RFC 3339 texts. `None` is what nobody knows, and `null` on the
+//! wire. Invariant: every field is always written, so that a reader need not guess which release answers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a gate stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the running binary.
+    pub version: String,
+    /// The master.
+    pub pid: u32,
+    /// Seconds since this master started.
+    pub uptime_s: u64,
+    /// The generation that serves.
+    pub generation: u64,
+    /// What the gate is about.
+    pub state: GateState,
+    /// How many workers there should be.
+    pub workers_wanted: u32,
+    /// Every process but the master.
+    pub processes: Vec<ProcessLine>,
+    /// Every worker's place.
+    pub slots: Vec<SlotLine>,
+    /// The last unwanted ends, newest first.
+    pub deaths: Vec<Death>,
+    /// Where it listens.
+    pub listeners: Vec<ListenerUse>,
+    /// How full the tables of the limits are.
+    pub limiter: Vec<LimiterUse>,
+    /// Counts over all workers.
+    pub totals: Totals,
+    /// The upgrade that is under way.
+    pub upgrade: Option<UpgradeUnderWay>,
+    /// How the last reload ended.
+    pub last_reload: Option<LastReload>,
+    /// How the last upgrade that has failed ended, or the one that this master comes from.
+    pub last_upgrade: Option<LastUpgrade>,
+}
+
+/// Declares an enum of words: as they stand on the wire, so people read them.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self {
+                    $(Self::$variant => $word,)*
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// What a gate is about.
+    GateState {
+        /// It serves, and nothing else is going on.
+        Serving = "serving",
+        /// A new generation takes over.
+        Reloading = "reloading",
+        /// A new binary takes over.
+        Upgrading = "upgrading",
+        /// It has no workers because it was told so.
+        Paused = "paused",
+        /// It finishes what is in service and leaves.
+        Stopping = "stopping",
+        /// The same, after another binary took over.
+        Retiring = "retiring",
+    }
+}
+
+words! {
+    /// What a process is there for.
+    ProcessRole {
+        /// Serves requests.
+        Worker = "worker",
+        /// Watches the backend.
+        Monitor = "monitor",
+        /// Is the simulated backend.
+        Demo = "demo",
+    }
+}
+
+words! {
+    /// Where in its life a process is.
+    ProcessState {
+        /// Not ready yet.
+        Starting = "starting",
+        /// At work.
+        Ready = "ready",
+        /// Told to finish.
+        Draining = "draining",
+        /// Finishing without having been told by the master.
+        Leaving = "leaving",
+        /// Told to end at once.
+        Killed = "killed",
+    }
+}
+
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessLine {
+    /// `worker 1`, `monitor`.
+    pub place: String,
+    /// What for.
+    pub role: ProcessRole,
+    /// Which of its role, from 1.
+    pub slot: u32,
+    /// Its pid.
+    pub pid: u32,
+    /// What it runs.
+    pub generation: u64,
+    /// Where in its life it is.
+    pub state: ProcessState,
+    /// Seconds since it was forked.
+    pub age_s: u64,
+    /// Requests it has taken.
+    pub requests: u64,
+    /// Of these, not yet answered in full.
+    pub in_flight: u64,
+    /// Of these, streams.
+    pub streams: u64,
+    /// Connections it holds open.
+    pub connections: u64,
+    /// Memory it holds.
+    pub rss_bytes: Option<u64>,
+    /// Milliseconds since its last sign of life.
+    pub beat_ms: Option<u64>,
+}
+
+/// A worker's place, whoever has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotLine {
+    /// Which, from 1.
+    pub slot: u32,
+    /// How often a worker had to be started in place of one before.
+    pub restarts: u64,
+    /// Why the last time.
+    pub last_restart: Option<String>,
+    /// For how long the next start is put off.
+    pub backoff_ms: u64,
+}
+
+/// An end that nobody wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// When.
+    pub time: String,
+    /// Whose.
+    pub place: String,
+    /// Its pid.
+    pub pid: u32,
+    /// What it ran.
+    pub generation: u64,
+    /// `was ended by SIGSEGV (core dumped)`.
+    pub how: String,
+    /// How long it had been there.
+    pub uptime_s: u64,
+    /// Memory it held when last looked at.
+    pub rss_bytes: Option<u64>,
+    /// Requests it took with it.
+    pub in_flight: u64,
+    /// The oldest of these: `POST /api/generate for 41.2 s`.
+    pub in_service: Vec<String>,
+    /// The likely cause.
+    pub cause: String,
+    /// Where to find a core dump, where there may be one.
+    pub core: Option<String>,
+}
+
+/// An address that is listened on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerUse {
+    /// `http://127.0.0.1:8000`.
+    pub address: String,
+    /// How many sockets share it.
+    pub sockets: u32,
+    /// Connections that wait to be accepted.
+    pub queue: Option<u64>,
+    /// How many may.
+    pub backlog: Option<u64>,
+}
+
+/// The table of one window length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimiterUse {
+    /// The window's length.
+    pub window_s: u64,
+    /// How many clients it has room for.
+    pub entries: u64,
+    /// How many it counts.
+    pub used: u64,
+}
+
+/// Counts over all workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Requests taken.
+    pub requests: u64,
+    /// Of these, not yet answered in full.
+    pub in_flight: u64,
+    /// Of these, streams.
+    pub streams: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Answers by class.
+    pub answers: Classes,
+    /// Requests refused by a limit.
+    pub limited: u64,
+    /// Clients that left before their answer.
+    pub left: u64,
+}
+
+/// Answers by class of status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Classes {
+    /// 200 to 299.
+    #[serde(rename = "2xx")]
+    pub success: u64,
+    /// 300 to 399.
+    #[serde(rename = "3xx")]
+    pub redirection: u64,
+    /// 400 to 499.
+    #[serde(rename = "4xx")]
+    pub client_error: u64,
+    /// 500 to 599.
+    #[serde(rename = "5xx")]
+    pub server_error: u64,
+}
+
+/// An upgrade that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeUnderWay {
+    /// The new master.
+    pub pid: u32,
+    /// Since how many seconds.
+    pub since_s: u64,
+}
+
+/// A reload that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// When it ended.
+    pub time: String,
+    /// Whether the new configuration serves.
+    pub ok: bool,
+    /// The generation that serves since.
+    pub generation: u64,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+/// An upgrade that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUpgrade {
+    /// When it ended.
+    pub time: String,
+    /// Whether the new binary serves.
+    pub ok: bool,
+    /// The new master.
+    pub pid: u32,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
