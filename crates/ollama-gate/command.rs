@@ -7,13 +7,46 @@ use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, ArgMatches};
 use gate_config::{Complaint, Complaints, ENV_PREFIX, KEYS, Key, OLLAMA_HOST, Plan, Repeats, Settings, Source};
 
+use crate::operator::{self, Errand};
+use crate::selftest;
+
 const ABOUT: &str = "One binary between clients and Ollama: validated requests, exact limits, lossless reloads";
 
 const AFTER_HELP: &str = "Every key can also be set in the TOML file (--config) and by an OLLAMA_GATE_* environment \
 variable; flags win over the environment, the environment over the file.\n\n\
-Signals: TERM finishes what is in service and stops, INT and QUIT stop now, HUP reloads, TTIN and TTOU add and remove \
-a worker.\n\
-Exit codes: 0 done, 64 usage, 69 an address cannot be bound, 70 a bug, 78 configuration.";
+Without a command the gate serves. A command asks one that is running, over its control socket; \
+`ollama-gate COMMAND --help` has an example.\n\n\
+Signals: TERM finishes what is in service and stops, INT and QUIT stop now, HUP reloads, USR2 upgrades, TTIN and TTOU \
+add and remove a worker, USR1 opens the logs anew, WINCH drains all workers.\n\
+Exit codes: 0 done, 64 usage, 69 an address cannot be bound, 70 a bug, 78 configuration; of a command also \
+1 refused or failed, 69 nobody answers, 77 not permitted.";
+
+/// What a command line asks for.
+pub(crate) enum Asked {
+    /// A gate of this process's own, or its configuration.
+    Gate(Command),
+    /// Something of a gate that is running.
+    Operate(Errand),
+    /// A trial of this binary.
+    Test(selftest::Part),
+}
+
+impl Asked {
+    /// Parses.
+    ///
+    /// # Errors
+    /// What clap has to say: a usage error, or the help and the version that were asked for.
+    pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let matches = definition().try_get_matches_from(arguments)?;
+        let Some((name, of_command)) = matches.subcommand() else {
+            return Ok(Self::Gate(Command::of(&matches)));
+        };
+        match Errand::of(name, of_command) {
+            Some(errand) => Ok(Self::Operate(errand)),
+            None => Ok(Self::Test(selftest::Part::of(of_command))),
+        }
+    }
+}
 
 /// What the gate is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +59,7 @@ pub(crate) enum Purpose {
     Print,
 }
 
-/// A parsed command line.
+/// The command line of a gate.
 pub(crate) struct Command {
     /// What for.
     pub(crate) purpose: Purpose,
@@ -35,19 +68,14 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// Parses.
-    ///
-    /// # Errors
-    /// What clap has to say: a usage error, or the help and the version that were asked for.
-    pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
-        let matches = definition().try_get_matches_from(arguments)?;
+    fn of(matches: &ArgMatches) -> Self {
         let purpose = match (matches.get_flag("check_config"), matches.get_flag("print_config")) {
             (true, _) => Purpose::Check,
             (false, true) => Purpose::Print,
             (false, false) => Purpose::Serve,
         };
-        let flags = KEYS.iter().flat_map(|key| given(key, &matches)).collect();
-        Ok(Self { purpose, file: matches.get_one::<PathBuf>("config").cloned(), flags })
+        let flags = KEYS.iter().flat_map(|key| given(key, matches)).collect();
+        Self { purpose, file: matches.get_one::<PathBuf>("config").cloned(), flags }
     }
 
     /// Reads the file and the environment, and makes a plan of all.
@@ -86,7 +114,11 @@ impl Command {
     }
 }
 
-fn read_file(path: &std::path::Path) -> Result<String, Complaints> {
+/// Reads a configuration file.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read_file(path: &std::path::Path) -> Result<String, Complaints> {
     std::fs::read_to_string(path).map_err(|error| {
         Complaints(vec![Complaint {
             key: "config".to_owned(),
@@ -106,6 +138,9 @@ fn definition() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .after_help(AFTER_HELP)
+        .args_conflicts_with_subcommands(true)
+        .subcommands(operator::definitions())
+        .subcommand(selftest::definition())
         .arg(config.value_parser(clap::value_parser!(PathBuf)))
         .arg(switch("check_config", "check-config", "Say whether the configuration is good, and exit"))
         .arg(switch("print_config", "print-config", "Show every key, its value and where it comes from, and exit"))
@@ -159,8 +194,29 @@ mod tests {
     #[test]
     fn flags_reach_the_plan() {
         let arguments = ["ollama-gate", "-w", "3", "-b", "127.0.0.1:0", "-b", "[::1]:0", "--demo", "--limit", "none"];
-        let command = Command::parse(arguments.map(Into::into).to_vec()).unwrap();
+        let Ok(Asked::Gate(command)) = Asked::parse(arguments.map(Into::into).to_vec()) else { panic!("no gate") };
         let (_, plan) = command.read().unwrap();
         assert_eq!((plan.workers, plan.bind.len(), plan.demo, plan.limit.len()), (3, 2, true, 0));
+    }
+
+    #[test]
+    fn commands_stand_alone() {
+        let asked = |line: &str| Asked::parse(line.split(' ').map(Into::into).collect());
+        assert!(matches!(asked("ollama-gate status --json -c x.toml"), Ok(Asked::Operate(_))));
+        assert!(matches!(asked("ollama-gate selftest"), Ok(Asked::Test(_))));
+        for (line, part) in [
+            ("ollama-gate statsu", "'status'"),
+            ("ollama-gate reload --wiat", "'--wait'"),
+            ("ollama-gate scale", "<N>"),
+            ("ollama-gate scale 0", "'0'"),
+            ("ollama-gate drain two", "'two'"),
+            ("ollama-gate reload --canary-time 30s", "--canary"),
+            ("ollama-gate reload --canary 1 --canary-time soon", "from 1s to 24h"),
+            ("ollama-gate --workers 2 status", "status"),
+            ("ollama-gate status --workers 2", "--workers"),
+        ] {
+            let said = asked(line).err().unwrap_or_else(|| panic!("{line}"));
+            assert!(said.use_stderr() && said.to_string().contains(part), "{line}: {said}");
+        }
     }
 }

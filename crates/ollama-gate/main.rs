@@ -1,11 +1,18 @@
-//! The command: reads the configuration, starts the master, and says what each of its children runs.
+//! The command: reads the configuration, starts the master, and says what each of its children runs; or asks a gate
+//! that is running.
 //!
 //! Nothing else is decided here. Invariant: every way out has one of the documented exit codes.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod command;
 mod crew;
 mod logging;
+mod operator;
+mod selftest;
+mod socket;
+mod status;
+mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -13,7 +20,7 @@ use std::process::ExitCode;
 use gate_config::{AccessLog, EX_CONFIG, EX_OK, EX_SOFTWARE, EX_USAGE, Plan};
 use gate_master::{Master, Setup, title};
 
-use crate::command::{Command, Purpose};
+use crate::command::{Asked, Command, Purpose};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -22,8 +29,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
-    let command = match Command::parse(arguments) {
-        Ok(command) => command,
+    let command = match Asked::parse(arguments) {
+        Ok(Asked::Gate(command)) => command,
+        Ok(Asked::Operate(errand)) => return errand.run(),
+        Ok(Asked::Test(part)) => return part.run(),
         Err(said) => {
             // Help and version are asked for; anything else cannot be parsed.
             let asked_for = !said.use_stderr();
@@ -71,8 +80,8 @@ fn check(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes to standard output; a reader that has gone is no panic.
-fn say(text: &str) -> u8 {
+/// Writes to standard output; the exit code. A reader that has gone is no panic.
+pub(crate) fn say(text: &str) -> u8 {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Ok(()) => EX_OK,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EX_OK,
