@@ -27,9 +27,9 @@ pub use keys::{Change, ENV_PREFIX, KEYS, Key, Repeats};
 pub use plan::{Plan, StartOnly, Values, WINDOWS_MAX};
 pub use rate::{AMOUNT_MAX, Rate, RateError, Unit, WINDOW_MAX, parse_many};
 pub use render::reference_file;
-pub use settings::{OLLAMA_HOST, Settings, Source, Typed};
+pub use settings::{LISTEN_FDS, OLLAMA_HOST, Settings, Source, Typed};
 pub use value::{
-    address::Bind,
+    address::{Bind, Handle},
     choice::{AccessLogFormat, LogLevel, Named, Strategy},
     proxies::TrustedProxies,
     text::AccessLog,

@@ -13,6 +13,10 @@ use crate::plan::Plan;
 /// The variable with which Ollama's own clients name their server: the default of `upstream` where it is set.
 pub const OLLAMA_HOST: &str = "OLLAMA_HOST";
 
+/// The variable that counts the sockets that were handed to a program. The caller, who has taken them over, gives
+/// their addresses in its place: `fd://3,fd://4`, the default of `bind` then.
+pub const LISTEN_FDS: &str = "LISTEN_FDS";
+
 /// Flags that are orders to the program and therefore neither keys of the file nor environment variables.
 const ACTIONS: [&str; 3] = ["config", "check_config", "print_config"];
 
@@ -64,7 +68,8 @@ pub struct Settings {
 impl Settings {
     /// Lays the file (its name and its text), the environment and the flags (keys and values) over the defaults.
     ///
-    /// Environment variables that do not begin with [`ENV_PREFIX`] are passed over, but for [`OLLAMA_HOST`].
+    /// Environment variables that do not begin with [`ENV_PREFIX`] are passed over, but for [`OLLAMA_HOST`] and
+    /// [`LISTEN_FDS`].
     ///
     /// # Errors
     /// Everything that is wrong with the file's syntax, with names, and with the values too, so that one run tells all.
@@ -75,8 +80,9 @@ impl Settings {
     ) -> Result<Self, Complaints> {
         let mut settings = Self::default();
         let mut complaints = Vec::new();
-        let (ollama_host, env) = sorted(env);
+        let Sorted { ollama_host, listen_fds, ours: env } = sorted(env);
         settings.put_ollama_host(ollama_host.as_deref());
+        settings.put_listen_fds(listen_fds.as_deref());
         if let Some((path, text)) = file {
             settings.put_file(path, text, &mut complaints);
         }
@@ -106,6 +112,14 @@ impl Settings {
         let text = value.map(|value| value.trim().trim_matches(['"', '\'']).trim()).unwrap_or_default();
         if let Some(row) = row("upstream").filter(|_| !text.is_empty()) {
             self.typed[row] = Typed { text: text.to_owned(), source: Source::Env(OLLAMA_HOST.to_owned()) };
+        }
+    }
+
+    fn put_listen_fds(&mut self, value: Option<&str>) {
+        // A plain number is the variable as systemd sets it: nobody has taken the sockets over.
+        let text = value.filter(|text| text.starts_with("fd://"));
+        if let Some((row, text)) = row("bind").zip(text) {
+            self.typed[row] = Typed { text: text.to_owned(), source: Source::Env(LISTEN_FDS.to_owned()) };
         }
     }
 
@@ -179,20 +193,26 @@ impl fmt::Display for Source {
     }
 }
 
-/// The value of [`OLLAMA_HOST`], and our own variables by name: the environment's order says nothing, and complaints
-/// should come in the same order every time.
-fn sorted(env: impl IntoIterator<Item = (String, String)>) -> (Option<String>, Vec<(String, String)>) {
-    let mut ollama_host = None;
-    let mut ours = Vec::new();
+/// What of the environment concerns us.
+struct Sorted {
+    ollama_host: Option<String>,
+    listen_fds: Option<String>,
+    /// By name: the environment's order says nothing, and complaints should come in the same order every time.
+    ours: Vec<(String, String)>,
+}
+
+fn sorted(env: impl IntoIterator<Item = (String, String)>) -> Sorted {
+    let mut sorted = Sorted { ollama_host: None, listen_fds: None, ours: Vec::new() };
     for (name, value) in env {
-        if name == OLLAMA_HOST {
-            ollama_host = Some(value);
-        } else if name.starts_with(ENV_PREFIX) {
-            ours.push((name, value));
+        match name.as_str() {
+            OLLAMA_HOST => sorted.ollama_host = Some(value),
+            LISTEN_FDS => sorted.listen_fds = Some(value),
+            ours if ours.starts_with(ENV_PREFIX) => sorted.ours.push((name, value)),
+            _ => {}
         }
     }
-    ours.sort();
-    (ollama_host, ours)
+    sorted.ours.sort();
+    sorted
 }
 
 fn unknown(key: &str, value: String, source: Source) -> Complaint {

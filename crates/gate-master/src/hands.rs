@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use gate_config::{Bind, Plan};
+use gate_config::{Bind, Handle, Plan};
 use gate_sys::listen::{Address, Listener};
 use gate_sys::privilege::Identity;
 use gate_sys::process::{self, Pid};
@@ -359,7 +359,8 @@ fn address(bind: &Bind) -> Address {
     match bind {
         Bind::Tcp(address) => Address::Tcp(*address),
         Bind::Unix(path) => Address::Unix(path.clone()),
-        Bind::Fd(number) => Address::Inherited(number.unsigned_abs()),
+        Bind::Fd(Handle::Number(number)) => Address::Inherited(*number),
+        Bind::Fd(Handle::Name(name)) => Address::Named(name.clone()),
     }
 }
 
@@ -377,7 +378,7 @@ fn demo_listener() -> io::Result<Listener> {
 fn tcp_address(listener: &Listener) -> Option<SocketAddr> {
     match listener.address() {
         Address::Tcp(address) => Some(*address),
-        Address::Unix(_) | Address::Inherited(_) => None,
+        Address::Unix(_) | Address::Inherited(_) | Address::Named(_) => None,
     }
 }
 

@@ -14,6 +14,11 @@ pub fn monotonic_ms() -> u64 {
     read(ClockId::CLOCK_MONOTONIC).as_millis() as u64
 }
 
+/// `CLOCK_MONOTONIC` in microseconds: what systemd wants to be told with `RELOADING=1`.
+pub fn monotonic_us() -> u64 {
+    read(ClockId::CLOCK_MONOTONIC).as_micros() as u64
+}
+
 /// `CLOCK_BOOTTIME` in nanoseconds: rate limits. It runs on while the machine sleeps, so a window ends when its
 /// clients think it does.
 pub fn boottime_ns() -> u64 {

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -26,6 +27,49 @@ pub enum Address {
     Unix(PathBuf),
     /// A socket that somebody else has bound and left open for us under this descriptor number.
     Inherited(u32),
+    /// A socket that somebody else has bound and handed to us under this name.
+    Named(String),
+}
+
+impl Address {
+    /// The address as it is configured, which [`str::parse`] reads back: `127.0.0.1:0`, `unix:/p`, `fd://3` or
+    /// `fd://name`.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.to_string(),
+            Self::Unix(_) | Self::Inherited(_) | Self::Named(_) => self.to_string(),
+        }
+    }
+}
+
+/// A text that names no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAnAddress;
+
+impl fmt::Display for NotAnAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("neither IP:PORT, unix:PATH, fd://N nor fd://NAME")
+    }
+}
+
+impl std::error::Error for NotAnAddress {}
+
+impl FromStr for Address {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(NotAnAddress) } else { Ok(Self::Unix(path.into())) };
+        }
+        let Some(called) = text.strip_prefix("fd://") else {
+            return text.parse().map(Self::Tcp).map_err(|_| NotAnAddress);
+        };
+        match called.as_bytes() {
+            [] => Err(NotAnAddress),
+            [b'0'..=b'9', ..] => called.parse().map(Self::Inherited).map_err(|_| NotAnAddress),
+            _ => Ok(Self::Named(called.to_owned())),
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -34,6 +78,7 @@ impl fmt::Display for Address {
             Self::Tcp(address) => write!(f, "http://{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Inherited(number) => write!(f, "fd://{number}"),
+            Self::Named(name) => write!(f, "fd://{name}"),
         }
     }
 }
@@ -61,6 +106,9 @@ pub struct Queue {
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    /// As it was asked for: who made the socket, and with it what we may do to it.
+    wanted: Address,
+    /// As it is.
     address: Address,
     kind: Kind,
 }
@@ -69,28 +117,57 @@ impl Listener {
     /// Binds `address` and listens with a queue of `backlog`.
     ///
     /// A unix socket file that nobody listens on any more is replaced. An inherited descriptor must be a listening
-    /// stream socket; its queue length is left alone.
+    /// stream socket; its queue length is left alone. One that [`crate::handed::take`] has taken has an owner already,
+    /// as has any that was handed over under a name: those are for [`Listener::adopt`].
     ///
     /// # Errors
     /// `EADDRINUSE` when anybody listens there already, `EACCES`, `EADDRNOTAVAIL`; for an inherited descriptor
-    /// [`io::ErrorKind::InvalidInput`] with what it is instead.
+    /// [`io::ErrorKind::InvalidInput`] with what it is instead, or that nothing was handed over under its name.
     pub fn bind(address: &Address, backlog: i32) -> io::Result<Self> {
         match address {
             Address::Tcp(tcp) => {
                 let socket = tcp_socket(*tcp)?;
                 socket.bind(&(*tcp).into())?;
                 socket.set_reuse_port(true)?;
-                Self::listening(socket, backlog)
+                Self::listening(socket, *tcp, backlog)
             }
             Address::Unix(path) => {
                 clear_stale(path)?;
                 let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
                 socket.bind(&SockAddr::unix(path)?)?;
                 socket.listen(backlog)?;
-                Ok(Self { socket, address: address.clone(), kind: Kind::Unix })
+                Ok(Self { socket, wanted: address.clone(), address: address.clone(), kind: Kind::Unix })
             }
-            Address::Inherited(number) => adopt(*number),
+            Address::Inherited(number) => {
+                let (socket, local) = handed_over(inherited(*number)?)?;
+                Ok(Self { socket, wanted: address.clone(), address: address.clone(), kind: kind_of(&local) })
+            }
+            Address::Named(name) => {
+                Err(wrong(format!("no socket named {name} was handed over: LISTEN_FDNAMES has none of that name")))
+            }
         }
+    }
+
+    /// Takes a socket that was handed over for `address`: by the service manager, or by a gate that had bound it.
+    ///
+    /// Its queue length is left alone.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for what is no listening stream socket, or one of another family than `address`.
+    pub fn adopt(address: Address, fd: OwnedFd) -> io::Result<Self> {
+        let (socket, local) = handed_over(fd)?;
+        let kind = kind_of(&local);
+        let wanted_kind = match &address {
+            Address::Tcp(_) => Some(Kind::Tcp),
+            Address::Unix(_) => Some(Kind::Unix),
+            Address::Inherited(_) | Address::Named(_) => None,
+        };
+        if wanted_kind.is_some_and(|wanted| wanted != kind) {
+            return Err(wrong("a socket of another family".into()));
+        }
+        let tcp = local.as_socket().map(Address::Tcp);
+        let actual = tcp.or_else(|| local.as_pathname().map(|path| Address::Unix(path.into())));
+        Ok(Self { socket, address: actual.unwrap_or_else(|| address.clone()), wanted: address, kind })
     }
 
     /// Binds a further socket to the same TCP address, with a queue of its own.
@@ -98,19 +175,24 @@ impl Listener {
     /// # Errors
     /// As [`Listener::bind`]; [`io::ErrorKind::Unsupported`] for sockets that are not TCP or not ours.
     pub fn sibling(&self, backlog: i32) -> io::Result<Self> {
-        let Address::Tcp(tcp) = &self.address else {
+        let (Address::Tcp(_), Address::Tcp(tcp)) = (&self.wanted, &self.address) else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "only TCP sockets of our own have siblings"));
         };
         let socket = tcp_socket(*tcp)?;
         socket.set_reuse_port(true)?;
         socket.bind(&(*tcp).into())?;
-        Self::listening(socket, backlog)
+        Self::listening(socket, *tcp, backlog)
     }
 
-    fn listening(socket: Socket, backlog: i32) -> io::Result<Self> {
+    fn listening(socket: Socket, wanted: SocketAddr, backlog: i32) -> io::Result<Self> {
         socket.listen(backlog)?;
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { socket, address: Address::Tcp(local), kind: Kind::Tcp })
+        Ok(Self { socket, wanted: Address::Tcp(wanted), address: Address::Tcp(local), kind: Kind::Tcp })
+    }
+
+    /// The address that was asked for. Only where it is [`Address::Tcp`] can the socket have siblings.
+    pub fn wanted(&self) -> &Address {
+        &self.wanted
     }
 
     /// The address, with the port that the kernel chose.
@@ -187,9 +269,9 @@ impl Listener {
     /// # Errors
     /// What `unlink` answers.
     pub fn retire(&self) -> io::Result<()> {
-        match &self.address {
+        match &self.wanted {
             Address::Unix(path) => std::fs::remove_file(path),
-            Address::Tcp(_) | Address::Inherited(_) => Ok(()),
+            Address::Tcp(_) | Address::Inherited(_) | Address::Named(_) => Ok(()),
         }
     }
 }
@@ -269,7 +351,7 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Removes a socket file that nobody answers on. Anything else at that path is left for `bind` to complain about.
-fn clear_stale(path: &Path) -> io::Result<()> {
+pub(crate) fn clear_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if !is_socket {
         return Ok(());
@@ -282,8 +364,12 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn adopt(number: u32) -> io::Result<Listener> {
-    let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+fn wrong(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+/// The descriptor of this number that whoever started the process left to us.
+fn inherited(number: u32) -> io::Result<OwnedFd> {
     let raw =
         RawFd::try_from(number).ok().filter(|raw| *raw > 2).ok_or_else(|| wrong("not a number from 3 up".into()))?;
     if !std::fs::exists(format!("/proc/self/fd/{raw}"))? {
@@ -295,21 +381,30 @@ fn adopt(number: u32) -> io::Result<Listener> {
         return Err(wrong("no such descriptor was handed over".into()));
     }
     // SAFETY: the descriptor is open, and nobody else in this process owns it: all that we open ourselves closes on
-    // exec, as does what was adopted before, and this one does not. Whoever started this process left it to us: the
+    // exec, as does what was taken before, and this one does not. Whoever started this process left it to us: the
     // operator names it in the configuration.
     let owned = unsafe { OwnedFd::from_raw_fd(raw) };
     fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    let socket = Socket::from(owned);
-    if !socket.is_listener().unwrap_or(false) {
+    Ok(owned)
+}
+
+/// Makes a socket that somebody else has bound one that does not block, if it listens, and tells where.
+pub(crate) fn handed_over(fd: OwnedFd) -> io::Result<(Socket, SockAddr)> {
+    let socket = Socket::from(fd);
+    let is_stream = socket.r#type().is_ok_and(|kind| kind == Type::STREAM);
+    if !is_stream || !socket.is_listener().unwrap_or(false) {
         return Err(wrong("not a listening socket".into()));
     }
     socket.set_nonblocking(true)?;
     let local = socket.local_addr()?;
-    let kind = if local.as_socket().is_some() { Kind::Tcp } else { Kind::Unix };
-    if kind == Kind::Tcp {
+    if kind_of(&local) == Kind::Tcp {
         socket.set_tcp_nodelay(true)?;
     }
-    Ok(Listener { socket, address: Address::Inherited(number), kind })
+    Ok((socket, local))
+}
+
+fn kind_of(local: &SockAddr) -> Kind {
+    if local.as_socket().is_some() { Kind::Tcp } else { Kind::Unix }
 }
 
 #[cfg(test)]
@@ -326,7 +421,7 @@ mod tests {
     fn port(listener: &Listener) -> u16 {
         match listener.address() {
             Address::Tcp(address) => address.port(),
-            Address::Unix(_) | Address::Inherited(_) => 0,
+            Address::Unix(_) | Address::Inherited(_) | Address::Named(_) => 0,
         }
     }
 
@@ -430,5 +525,52 @@ mod tests {
         let number = Address::Inherited(own.as_raw_fd().unsigned_abs());
         assert_eq!(Listener::bind(&number, 16).unwrap_err().to_string(), "no such descriptor was handed over");
         assert!(Listener::bind(&Address::Inherited(60_000), 16).is_err());
+    }
+
+    #[test]
+    fn texts_of_addresses_are_read_back() {
+        for text in ["127.0.0.1:0", "[::1]:80", "unix:/p", "unix:p:q", "fd://3", "fd://web.socket"] {
+            assert_eq!(text.parse::<Address>().unwrap().text(), text);
+        }
+        for text in ["", "127.0.0.1", "localhost:1", "http://127.0.0.1:80", "unix:", "fd://", "fd://3x", "3"] {
+            assert_eq!(text.parse::<Address>(), Err(NotAnAddress), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_gate_hands_over_is_as_it_was() {
+        let hand = |listener: &Listener| Listener::adopt(listener.wanted().clone(), listener.share().unwrap()).unwrap();
+        let bound = Listener::bind(&loopback(0), 16).unwrap();
+        let adopted = hand(&bound);
+        assert_eq!((adopted.wanted(), adopted.address()), (&loopback(0), bound.address()));
+        assert_eq!(port(&adopted.sibling(16).unwrap()), port(&bound));
+        let path = std::env::temp_dir().join(format!("gate-adopt-{}.sock", std::process::id()));
+        let adopted = hand(&Listener::bind(&Address::Unix(path.clone()), 16).unwrap());
+        assert_eq!((adopted.kind(), adopted.address()), (Kind::Unix, &Address::Unix(path.clone())));
+        adopted.retire().unwrap();
+        assert!(!path.exists(), "it is the gate's");
+        let other = Listener::adopt(Address::Unix(path), bound.share().unwrap()).unwrap_err();
+        assert_eq!(other.to_string(), "a socket of another family");
+    }
+
+    #[test]
+    fn what_the_service_manager_has_bound_is_left_to_it() {
+        let path = std::env::temp_dir().join(format!("gate-activated-{}.sock", std::process::id()));
+        let activated = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let adopted = Listener::adopt(Address::Inherited(3), activated.into()).unwrap();
+        assert_eq!((adopted.kind(), adopted.address()), (Kind::Unix, &Address::Unix(path.clone())));
+        adopted.retire().unwrap();
+        assert!(path.exists());
+        std::fs::remove_file(path).unwrap();
+        let web = Address::Named("web".into());
+        let activated = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = activated.local_addr().unwrap();
+        let adopted = Listener::adopt(web.clone(), activated.into()).unwrap();
+        assert_eq!((adopted.wanted(), adopted.address()), (&web, &Address::Tcp(local)));
+        assert_eq!(adopted.socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(adopted.sibling(16).unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let missing = Listener::bind(&web, 16).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::InvalidInput);
+        assert!(missing.to_string().starts_with("no socket named web was handed over"), "{missing}");
     }
 }

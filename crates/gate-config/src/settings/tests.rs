@@ -93,6 +93,27 @@ fn ollama_host_is_only_the_default_of_upstream() {
 }
 
 #[test]
+fn sockets_that_were_handed_over_are_only_the_default_of_bind() {
+    let handed = |more: Option<(&str, &str)>| {
+        let more = more.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        pairs([("LISTEN_FDS", "fd://3,fd://web")]).into_iter().chain(more)
+    };
+    let settings = Settings::gather(None, handed(None), []).unwrap();
+    let expected = ("fd://3,fd://web".to_owned(), "environment variable LISTEN_FDS".to_owned());
+    assert_eq!(typed(&settings, "bind"), expected);
+    let file = Some(("gate.toml", "bind = ':1'"));
+    assert_eq!(typed(&Settings::gather(file, handed(None), []).unwrap(), "bind").1, "gate.toml:1");
+    let ours = handed(Some(("OLLAMA_GATE_BIND", ":2")));
+    assert_eq!(typed(&Settings::gather(None, ours, []).unwrap(), "bind").0, ":2");
+    let flag = Settings::gather(None, handed(None), pairs([("bind", ":3")])).unwrap();
+    assert_eq!(typed(&flag, "bind"), (":3".to_owned(), "command line".to_owned()));
+    for count in ["2", "", "0"] {
+        let settings = Settings::gather(None, pairs([("LISTEN_FDS", count)]), []).unwrap();
+        assert_eq!(typed(&settings, "bind").1, "default", "{count:?}");
+    }
+}
+
+#[test]
 fn one_run_names_everything_that_is_wrong() {
     let file = Some(("gate.toml", "workers = 'many'\nlimmit = 1\nbacklog = = 3\ntimeout = '9d'\n"));
     let env = pairs([("OLLAMA_GATE_LIMITS", "1/day"), ("OLLAMA_GATE_API_LIMIT", "10/min")]);

@@ -13,10 +13,13 @@ use super::{Remedy, items, joined};
 const UNIX_BYTES_MAX: usize = 107;
 
 /// Below are the standard streams.
-const FD_MIN: i32 = 3;
+const FD_MIN: u32 = 3;
 
 /// Far more sockets than systemd hands to any service.
-const FD_MAX: i32 = 1_023;
+const FD_MAX: u32 = 1_023;
+
+/// systemd refuses longer names.
+const NAME_BYTES_MAX: usize = 255;
 
 /// Each address costs every worker a registration and the master a socket to pass on.
 const BINDS_MAX: usize = 16;
@@ -28,8 +31,26 @@ pub enum Bind {
     Tcp(SocketAddr),
     /// A unix socket at this path.
     Unix(PathBuf),
-    /// A listening socket that is already open under this number.
-    Fd(i32),
+    /// A listening socket that was handed over.
+    Fd(Handle),
+}
+
+/// How a socket that was handed over is called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Handle {
+    /// By the number under which it is open.
+    Number(u32),
+    /// By its name in `LISTEN_FDNAMES`.
+    Name(String),
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "fd://{number}"),
+            Self::Name(name) => write!(f, "fd://{name}"),
+        }
+    }
 }
 
 impl fmt::Display for Bind {
@@ -37,7 +58,7 @@ impl fmt::Display for Bind {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Fd(number) => write!(f, "fd://{number}"),
+            Self::Fd(handle) => handle.fmt(f),
         }
     }
 }
@@ -62,17 +83,20 @@ pub(crate) fn binds_text(binds: &[Bind]) -> String {
     joined(binds)
 }
 
-const FORMS: &str = "HOST:PORT with an IP address or `localhost`, :PORT, [IPV6]:PORT, unix:PATH or fd://N";
+const FORMS: &str = "HOST:PORT with an IP address or `localhost`, :PORT, [IPV6]:PORT, unix:PATH, fd://N or fd://NAME";
 
 fn bind(text: &str) -> Result<Bind, Remedy> {
     if let Some(path) = text.strip_prefix("unix:") {
         // Gunicorn reads `unix://PATH` the same way.
         return unix(path.strip_prefix("//").unwrap_or(path));
     }
-    if let Some(number) = text.strip_prefix("fd://") {
-        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-        let fd = number.parse().ok().filter(|fd| digits && (FD_MIN..=FD_MAX).contains(fd));
-        return fd.map(Bind::Fd).ok_or_else(|| format!("write fd://N with N from {FD_MIN} to {FD_MAX}"));
+    if let Some(called) = text.strip_prefix("fd://") {
+        return handle(called).map(Bind::Fd).ok_or_else(|| {
+            format!(
+                "write fd://N with N from {FD_MIN} to {FD_MAX}, or fd://NAME with a name of LISTEN_FDNAMES: printable \
+                 ASCII without blanks, `:` and `,` that begins with neither a digit nor a sign"
+            )
+        });
     }
     let address = match text.rsplit_once(':') {
         Some(("", port)) => port_of(port).map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
@@ -82,6 +106,18 @@ fn bind(text: &str) -> Result<Bind, Remedy> {
         _ => text.parse().ok(),
     };
     address.map(Bind::Tcp).ok_or_else(|| format!("write {FORMS}; ports go up to 65535"))
+}
+
+/// What begins like a number is one, or wrong.
+fn handle(text: &str) -> Option<Handle> {
+    if text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-')) {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|number| digits && (FD_MIN..=FD_MAX).contains(number));
+        return number.map(Handle::Number);
+    }
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b':' | b',');
+    let works = (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(plain);
+    works.then(|| Handle::Name(text.to_owned()))
 }
 
 fn unix(path: &str) -> Result<Bind, Remedy> {
@@ -113,11 +149,21 @@ mod tests {
             ("unix:///run/gate.sock", "unix:/run/gate.sock"),
             ("unix:gate.sock", "unix:gate.sock"),
             ("fd://3", "fd://3"),
+            ("fd://03", "fd://3"),
+            ("fd://web", "fd://web"),
+            ("fd://ollama-gate.socket", "fd://ollama-gate.socket"),
         ] {
             let read = binds(text).unwrap();
             assert_eq!(binds_text(&read), shown, "{text}");
             assert_eq!(binds(shown).unwrap(), read, "{shown}");
         }
+    }
+
+    #[test]
+    fn sockets_are_handed_over_by_number_or_name() {
+        let read = binds("fd://1023,fd://web.socket").unwrap();
+        assert_eq!(read, [Bind::Fd(Handle::Number(1023)), Bind::Fd(Handle::Name("web.socket".into()))]);
+        assert_eq!(binds("fd://web,fd://web").unwrap_err(), "write fd://web only once");
     }
 
     #[test]
@@ -135,7 +181,20 @@ mod tests {
         for text in ["127.0.0.1", "8000", "example.com:80", "::1:8000x", ":65536", ":+80", "localhost:", ":", "[::1]"] {
             assert!(binds(text).unwrap_err().contains("HOST:PORT"), "{text}");
         }
-        for text in ["fd://2", "fd://", "fd://+3", "fd://1024", "fd://99999999999"] {
+        let long = format!("fd://{}", "x".repeat(256));
+        for text in [
+            "fd://2",
+            "fd://",
+            "fd://+3",
+            "fd://-1",
+            "fd://1024",
+            "fd://99999999999",
+            "fd://3web",
+            "fd://a:b",
+            "fd://a b",
+            "fd://ü",
+            &long,
+        ] {
             assert!(binds(text).unwrap_err().contains("from 3 to 1023"), "{text}");
         }
         for text in ["unix:", "unix:a\nb", &format!("unix:{}", "x".repeat(108))] {
