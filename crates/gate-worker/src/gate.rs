@@ -20,7 +20,7 @@ pub(crate) struct Gate {
     pub(crate) place: Place,
     pub(crate) zone: Zone,
     pub(crate) row: Rc<OwnRow>,
-    pub(crate) birth: Birth,
+    pub(crate) start: Start,
     pub(crate) trust: Trust,
     pub(crate) admission: Admission,
     pub(crate) flood: Option<Flood>,
@@ -38,12 +38,12 @@ pub(crate) struct Gate {
 
 /// When this worker began, on both clocks: the event loop's, and the one that the zone's readers know.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Birth {
+pub(crate) struct Start {
     instant: Instant,
     ms: u64,
 }
 
-impl Birth {
+impl Start {
     pub(crate) fn now() -> Self {
         Self { instant: Instant::now(), ms: clock::monotonic_ms() }
     }
@@ -51,6 +51,11 @@ impl Birth {
     /// `CLOCK_MONOTONIC` in ms at a moment of the event loop's clock, without asking the kernel again.
     pub(crate) fn monotonic_ms(self, moment: Instant) -> u64 {
         self.ms + moment.saturating_duration_since(self.instant).as_millis() as u64
+    }
+
+    /// How long ago it was.
+    pub(crate) fn age(self) -> Duration {
+        self.instant.elapsed()
     }
 }
 

@@ -107,7 +107,7 @@ impl Ledger {
         let opened = Instant::now();
         gate.row.add_one(row::STARTED);
         let described =
-            gate.row.begun(InService { since_ms: gate.birth.monotonic_ms(opened), route: routes::UNROUTED });
+            gate.row.begun(InService { since_ms: gate.start.monotonic_ms(opened), route: routes::UNROUTED });
         line.begin();
         let record = gate.journal.as_ref().map(|_| Record {
             client: None,
@@ -150,7 +150,7 @@ impl Ledger {
             self.logged = Logged::No;
         }
         if let Some(place) = self.described {
-            let since_ms = self.gate.birth.monotonic_ms(self.opened);
+            let since_ms = self.gate.start.monotonic_ms(self.opened);
             self.gate.row.describe(place, InService { since_ms, route: routes::number(route) });
         }
     }

@@ -151,6 +151,6 @@ fn build(
         place,
         zone,
         row,
-        birth: gate::Birth::now(),
+        start: gate::Start::now(),
     })
 }

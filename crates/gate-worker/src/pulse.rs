@@ -10,7 +10,7 @@ use std::time::Duration;
 use gate_zone::clock;
 use gate_zone::layout::row;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 
 use crate::gate::Gate;
 use crate::orders::{Upward, Word};
@@ -24,7 +24,6 @@ pub(crate) struct Pulse {
     gate: Rc<Gate>,
     upward: Rc<Upward>,
     woken: Signal,
-    since: Instant,
     /// `None` once the master has been told.
     ripeness: Option<Ripeness>,
 }
@@ -41,7 +40,6 @@ impl Pulse {
             gate: Rc::clone(gate),
             upward: Rc::clone(upward),
             woken: signal(SignalKind::user_defined1())?,
-            since: Instant::now(),
             ripeness: Some(Ripeness::of(&gate.plan, [chance(), chance()])),
         })
     }
@@ -71,7 +69,7 @@ impl Pulse {
         if gate.ground.drain.since().is_some() {
             return;
         }
-        let (age, served) = (self.since.elapsed(), gate.row.row().count(row::FINISHED));
+        let (age, served) = (gate.start.age(), gate.row.row().count(row::FINISHED));
         let reason = self.ripeness.as_mut().and_then(|ripeness| ripeness.reason(age, served, ripe::rss));
         if let Some(reason) = reason {
             self.ripeness = None;
