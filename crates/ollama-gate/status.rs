@@ -1,7 +1,7 @@
 //! How a gate stands, as a page for people.
 //!
-//! Pure text: the clock is an argument. Invariant: no line is wider than [`table::WIDTH`] and none holds a control
-//! character, wherever its words came from.
+//! Pure text: the clock is an argument. Invariant: no line is wider than [`crate::table::WIDTH`] and none holds a
+//! control character, wherever its words came from.
 
 use gate_master::protocol::{Death, LastReload, LastUpgrade, ProcessLine, SlotLine, Status};
 use jiff::Timestamp;

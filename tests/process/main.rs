@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod commands;
 mod deaths;
 mod descriptors;
 mod identity;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::left;
 
 /// How long an answer, or the next part of one, may take: the simulated backend needs a twentieth of a second.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two requests of a client: constant load, not a benchmark.
 const PAUSE: Duration = Duration::from_millis(2);

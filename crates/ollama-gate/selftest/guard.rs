@@ -1,9 +1,9 @@
 //! The private gate, and the process that outlives the trial to clear it away.
 //!
 //! The trial may be ended by anything: a key, a signal that nobody can catch. So a guard starts the gate, in a process
-//! group of its own, and reads from a pipe that only the trial holds: at its end the group is killed, whoever leads it by
-//! then, and the directory removed. Invariant: neither the guard nor the gate is in the terminal's foreground group, so a
-//! key that ends the trial does not end them in an order of its own.
+//! group of its own, and reads from a pipe that only the trial holds: at its end the group is killed, whoever leads it
+//! by then, and the directory removed. Invariant: neither the guard nor the gate is in the terminal's foreground group,
+//! so a key that ends the trial does not end them in an order of its own.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, Read};
