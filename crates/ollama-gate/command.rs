@@ -5,7 +5,11 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, ArgMatches};
-use gate_config::{Complaint, Complaints, ENV_PREFIX, KEYS, Key, OLLAMA_HOST, Plan, Repeats, Settings, Source};
+use gate_config::{
+    Complaint, Complaints, ENV_PREFIX, KEYS, Key, LISTEN_FDS, OLLAMA_HOST, Plan, Repeats, Settings, Source, StartOnly,
+};
+use gate_master::Read;
+use gate_master::event::{Change, Effect};
 
 use crate::operator::{self, Errand};
 use crate::selftest;
@@ -65,6 +69,8 @@ pub(crate) struct Command {
     pub(crate) purpose: Purpose,
     file: Option<PathBuf>,
     flags: Vec<(String, String)>,
+    /// The sockets that were handed over, as `bind` names them.
+    handed: Option<String>,
 }
 
 impl Command {
@@ -75,7 +81,12 @@ impl Command {
             (false, false) => Purpose::Serve,
         };
         let flags = KEYS.iter().flat_map(|key| given(key, matches)).collect();
-        Self { purpose, file: matches.get_one::<PathBuf>("config").cloned(), flags }
+        Self { purpose, file: matches.get_one::<PathBuf>("config").cloned(), flags, handed: None }
+    }
+
+    /// Sets what `bind` is where nobody says it: the sockets that were handed over.
+    pub(crate) fn default_bind(&mut self, handed: Option<String>) {
+        self.handed = handed;
     }
 
     /// Reads the file and the environment, and makes a plan of all.
@@ -91,7 +102,8 @@ impl Command {
         let ours = |(name, _): &(String, String)| name.starts_with(ENV_PREFIX) || name == OLLAMA_HOST;
         let environment = std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-            .filter(ours);
+            .filter(ours)
+            .chain(self.handed.clone().map(|handed| (LISTEN_FDS.to_owned(), handed)));
         let settings = Settings::gather(file, environment, self.flags.iter().cloned())?;
         let plan = Plan::new(&settings)?;
         Ok((settings, plan))
@@ -101,16 +113,21 @@ impl Command {
     ///
     /// # Errors
     /// Everything that is wrong, a line each.
-    pub(crate) fn reread(&self, serving: &Plan) -> Result<Plan, String> {
+    pub(crate) fn reread(&self, serving: &Plan) -> Result<Read, String> {
         let (_, plan) = self.read().map_err(|complaints| complaints.to_string())?;
-        for fixed in plan.start_only_changes(serving) {
-            log::warn!("{} stays {:?}: {:?} takes effect at the next start", fixed.key, fixed.old, fixed.new);
-        }
+        let fixed = plan.start_only_changes(serving).into_iter().map(|fixed| {
+            let StartOnly { key, old, new } = fixed;
+            log::warn!("{key} stays {old:?}: {new:?} takes effect with an upgrade (USR2), or a stop and a start");
+            Change { key, old, new, effect: Effect::NeedsUpgrade }
+        });
+        let fixed: Vec<_> = fixed.collect();
         let plan = plan.with_start_only_from(serving);
-        for (key, old, new) in plan.changes(serving) {
+        let rolled = plan.changes(serving).into_iter().map(|(key, old, new)| {
             log::info!("reload: {key} changes from {old:?} to {new:?}");
-        }
-        Ok(plan)
+            Change { key, old, new, effect: Effect::RolledOut }
+        });
+        let changes = rolled.chain(fixed).collect();
+        Ok(Read { plan, changes })
     }
 }
 

@@ -14,27 +14,43 @@ mod socket;
 mod status;
 mod table;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gate_config::{AccessLog, EX_CONFIG, EX_OK, EX_SOFTWARE, EX_USAGE, Plan};
-use gate_master::{Master, Setup, title};
+use gate_master::{Estate, Master, Program, Setup, title};
 
 use crate::command::{Asked, Command, Purpose};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     title::prepare();
-    ExitCode::from(run(arguments))
+    let estate = match Estate::take() {
+        Ok(estate) => estate,
+        Err(error) => {
+            eprintln!("ollama-gate: what was handed over cannot be used: {error}");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    ExitCode::from(run(arguments, estate))
 }
 
-fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
-    let command = match Asked::parse(arguments) {
+fn run(arguments: Vec<OsString>, mut estate: Estate) -> u8 {
+    let program = Program {
+        argument0: arguments.first().cloned().unwrap_or_default(),
+        arguments: arguments.iter().skip(1).cloned().collect(),
+        directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let mut command = match Asked::parse(arguments) {
         Ok(Asked::Gate(command)) => command,
         Ok(Asked::Operate(errand)) => return errand.run(),
         Ok(Asked::Test(part)) => return part.run(),
         Err(said) => {
             // Help and version are asked for; anything else cannot be parsed.
+            estate.refuse(&said.to_string());
             let asked_for = !said.use_stderr();
             if said.print().is_err() {
                 return EX_SOFTWARE;
@@ -42,9 +58,11 @@ fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
             return if asked_for { EX_OK } else { EX_USAGE };
         }
     };
+    command.default_bind(estate.default_bind());
     let (settings, plan) = match command.read() {
         Ok(read) => read,
         Err(complaints) => {
+            estate.refuse(&complaints.to_string());
             eprintln!("{complaints}");
             return EX_CONFIG;
         }
@@ -58,7 +76,7 @@ fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
             }
         },
         Purpose::Print => say(&plan.render(&settings)),
-        Purpose::Serve => serve(command, plan),
+        Purpose::Serve => serve(command, plan, program, estate),
     }
 }
 
@@ -89,7 +107,7 @@ pub(crate) fn say(text: &str) -> u8 {
     }
 }
 
-fn serve(command: Command, plan: Plan) -> u8 {
+fn serve(command: Command, plan: Plan, program: Program, estate: Estate) -> u8 {
     logging::start(plan.log_level);
     let mut seed = [0; 24];
     if let Err(error) = getrandom::fill(&mut seed) {
@@ -100,7 +118,8 @@ fn serve(command: Command, plan: Plan) -> u8 {
     let seed = [0, 1, 2].map(|index| u64::from_ne_bytes(words[index]));
     let reread = Box::new(move |serving: &Plan| command.reread(serving));
     let adopt = Box::new(|plan: &Plan| logging::set_level(plan.log_level));
-    match Master::start(Setup { plan, crew: Box::new(crew::live), reread, adopt, seed }) {
+    let (crew, routes) = (Box::new(crew::live), gate_worker::route_names());
+    match Master::start(Setup { plan, crew, reread, adopt, program, routes, estate, seed }) {
         Ok(master) => master.run(),
         Err(error) => {
             for line in error.to_string().lines() {

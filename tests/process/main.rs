@@ -21,6 +21,7 @@ mod refusals;
 mod reload;
 mod rolling;
 mod scene;
+mod selftest;
 mod signals;
 mod sockets;
 mod start;

@@ -84,7 +84,7 @@ pub(crate) fn said(gate: &Gate, text: &str) -> usize {
 #[track_caller]
 pub(crate) fn catches_up(gate: &mut Gate) {
     gate.signal(Signal::SIGUSR1);
-    gate.log_has("SIGUSR1");
+    gate.log_has("log files are opened again");
 }
 
 /// An access log whose opening takes until the test says so: whoever opens it for writing waits for a reader.

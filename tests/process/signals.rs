@@ -1,7 +1,8 @@
-//! The other signals: one worker more or fewer, those that are not supported yet, and those that children ignore.
+//! The other signals: one worker more or fewer, none at all, and those that children ignore.
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::load::{Load, MIXED};
 use crate::proc::ignores;
 use crate::scene::{backend, catches_up, gate_to, said};
 use crate::support::{Gate, children_of, wait_for};
@@ -83,16 +84,21 @@ fn a_number_set_by_signal_outlives_a_failed_reload() {
 }
 
 #[test]
-fn signals_without_a_meaning_yet_are_told_and_harmless() {
-    let backend = backend(0);
-    let mut gate = gate_to(&backend, ["--workers", "2"]).start();
-    let children = children_of(gate.pid(), "");
-    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH] {
-        gate.signal(signal);
-        gate.log_has(&format!("{signal} is not supported yet"));
+fn a_pause_lets_all_workers_go_and_loses_nobody() {
+    for (mode, back) in [("--reuse-port=false", MORE), ("--reuse-port=true", Signal::SIGHUP)] {
+        let backend = backend(0);
+        let mut gate = gate_to(&backend, [mode, "--workers", "2"]).start();
+        let load = Load::start(gate.address(), &MIXED);
+        load.goes_on(20);
+        gate.signal(Signal::SIGWINCH);
+        gate.log_has("pausing: no workers");
+        gate.has_workers(0);
+        assert_eq!(gate.children("monitor").len(), 1);
+        gate.signal(back);
+        gate.has_workers(2);
+        load.goes_on(50);
+        load.lost_nothing();
     }
-    assert_eq!(gate.get("/healthz").status, 200);
-    assert_eq!(children_of(gate.pid(), ""), children);
 }
 
 #[test]
@@ -110,9 +116,11 @@ fn children_ignore_what_is_the_masters() {
     let children = children_of(gate.pid(), "");
     assert_eq!(children.len(), 4);
     for child in &children {
+        let is_worker = gate.workers().contains(child);
         for signal in masters {
             kill(*child, signal).unwrap();
-            assert!(ignores(*child, signal), "{child} {signal}");
+            // A worker looks at once whether its log is to be opened again.
+            assert!(ignores(*child, signal) || (is_worker && signal == Signal::SIGUSR1), "{child} {signal}");
         }
         assert!(!ignores(*child, Signal::SIGTERM) && !ignores(*child, Signal::SIGQUIT));
     }

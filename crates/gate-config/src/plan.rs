@@ -214,6 +214,13 @@ impl Plan {
         self
     }
 
+    /// This plan with one socket for all workers, for a machine on which sockets of their own would lose connections.
+    #[must_use]
+    pub fn without_reuse_port(mut self) -> Self {
+        self.values.reuse_port = false;
+        self
+    }
+
     /// Keys and their values as text, in the order of [`KEYS`].
     pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
         self.values.texts()

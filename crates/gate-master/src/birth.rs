@@ -28,6 +28,9 @@ const LEAVING: u8 = b'L';
 /// The byte before a reason to be replaced; a newline ends the reason.
 const REPLACE: u8 = b'R';
 
+/// The byte before a version, which a new master says after it is ready; a newline ends it.
+const VERSION: u8 = b'V';
+
 /// All that a fresh child has. It inherited the rest of the master's memory too, and must not look at it.
 #[derive(Debug)]
 pub struct Birth {
@@ -199,18 +202,17 @@ impl Awaited {
     fn take_notices(&mut self, events: &mut Vec<Event>) {
         while let Some(first) = self.said.first() {
             let length = match *first {
-                REPLACE => match self.said.iter().position(|byte| *byte == b'\n') {
+                REPLACE | VERSION => match self.said.iter().position(|byte| *byte == b'\n') {
                     Some(end) => end + 1,
                     None => return,
                 },
                 _ => 1,
             };
             let notice: Vec<u8> = self.said.drain(..length).collect();
+            let text = || String::from_utf8_lossy(&notice[1..length - 1]).into_owned();
             match notice[0] {
-                REPLACE => {
-                    let reason = String::from_utf8_lossy(&notice[1..length - 1]).into_owned();
-                    events.push(Event::Ripe { pid: self.pid, reason });
-                }
+                REPLACE => events.push(Event::Ripe { pid: self.pid, reason: text() }),
+                VERSION => events.push(Event::Version { pid: self.pid, version: text() }),
                 LEAVING => events.push(Event::Leaving(self.pid)),
                 _ => {}
             }

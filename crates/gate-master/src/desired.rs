@@ -1,8 +1,9 @@
 //! What the operator wants: changed by events, read by [`crate::reconcile::reconcile`].
 
-use gate_zone::{Place, Role};
+use gate_sys::process::Pid;
+use gate_zone::{Place, Role, WorkersWord};
 
-use crate::event::{Demo, Event, Generation, Stop, Wish};
+use crate::event::{Canary, Demo, Event, Generation, Ms, Resize, Stop, Wish, ZoneFate};
 
 /// Workers that TTIN may reach: as many as `workers` itself may be set to, and few enough that each can have a
 /// predecessor draining beside it in the scoreboard's 255 rows.
@@ -13,8 +14,54 @@ pub const WORKERS_MAX: u32 = 64;
 pub enum Reload {
     /// Nothing asked.
     Idle,
-    /// Asked; any number of requests are one.
-    Asked,
+    /// Asked; any number of requests are one, with the newest one's canary.
+    Asked(Option<Canary>),
+}
+
+/// How far the trial of a new configuration is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trial {
+    /// The canaries are on their way.
+    Filling(Canary),
+    /// They are watched.
+    Running {
+        /// As asked for.
+        canary: Canary,
+        /// Until then.
+        until: Ms,
+    },
+    /// They were worse.
+    Failed(String),
+}
+
+/// Whether requests are to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// They are.
+    Open,
+    /// Not until further notice: no workers, and clients wait in the queue.
+    Paused,
+}
+
+/// Whether somebody has asked for an upgrade that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// Nothing asked.
+    Idle,
+    /// Asked, or under way.
+    Asked(ZoneFate),
+}
+
+/// What this master is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// To serve.
+    Serving,
+    /// Another one serves; this one sees its own processes out.
+    Retiring {
+        /// The other one.
+        successor: Pid,
+    },
 }
 
 /// What is wanted.
@@ -28,44 +75,84 @@ pub struct Desired {
     pub fallback: Option<(Generation, Wish)>,
     /// Whether a reload waits.
     pub reload: Reload,
+    /// The trial of the target, while there is one.
+    pub trial: Option<Trial>,
+    /// Whether requests are to be served.
+    pub service: Service,
+    /// Whether an upgrade is wanted.
+    pub upgrade: Upgrade,
+    /// Whether log files are to be opened again.
+    pub reopen: Reopen,
+    /// What this master is there for.
+    pub duty: Duty,
     /// Whether to end.
     pub stop: Option<Stop>,
-    /// The number of workers that the target configuration asked for, before TTIN and TTOU.
+    /// The number of workers that the target configuration asked for, before anybody's later word.
     configured: u32,
     /// The same of the configuration to go back to.
     configured_before: u32,
 }
 
+/// Whether log files are to be opened again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reopen {
+    /// No.
+    Idle,
+    /// Somebody has asked.
+    Asked,
+}
+
 impl Desired {
-    /// The wish of a first start.
-    pub fn first(wish: Wish) -> Self {
+    /// The wish of a first start, as generation `target`.
+    pub fn first(wish: Wish, target: Generation) -> Self {
         Self {
             wish,
-            target: 1,
+            target,
             fallback: None,
             reload: Reload::Idle,
+            trial: None,
+            service: Service::Open,
+            upgrade: Upgrade::Idle,
+            reopen: Reopen::Idle,
+            duty: Duty::Serving,
             stop: None,
             configured: wish.workers,
             configured_before: wish.workers,
         }
     }
 
-    /// Takes in what has happened.
-    pub fn apply(&mut self, event: &Event) {
+    /// Takes in what has happened, at `now`.
+    pub fn apply(&mut self, event: &Event, now: Ms) {
         match event {
             Event::StopAsked(stop) => self.stop_asked(*stop),
-            Event::ReloadAsked => self.reload = Reload::Asked,
-            Event::WorkerMoreAsked => self.resize(|workers| (workers + 1).min(WORKERS_MAX)),
-            Event::WorkerFewerAsked => self.resize(|workers| (workers - 1).max(1)),
-            Event::Loaded { generation, wish } => self.loaded(*generation, *wish),
-            Event::LoadRefused => self.reload = Reload::Idle,
-            Event::Committed => self.fallback = None,
-            Event::RolledBack => self.rolled_back(),
+            Event::ReloadAsked(canary) => {
+                self.reload = Reload::Asked(*canary);
+                self.service = Service::Open;
+            }
+            Event::ResizeAsked(resize) => self.resize(*resize),
+            Event::PauseAsked => self.service = Service::Paused,
+            Event::ReopenAsked => self.reopen = Reopen::Asked,
+            Event::Reopening => self.reopen = Reopen::Idle,
+            Event::UpgradeAsked(zone) => self.upgrade = Upgrade::Asked(*zone),
+            Event::UpgradeFailed { .. } => self.upgrade = Upgrade::Idle,
+            Event::HandedOver { pid, .. } => self.duty = Duty::Retiring { successor: *pid },
+            Event::Loaded { generation, wish, .. } => self.loaded(*generation, *wish),
+            Event::LoadRefused { .. } => self.reload = Reload::Idle,
+            Event::TrialBegan => self.trial_began(now),
+            Event::Judged(verdict) => self.trial = verdict.as_ref().err().map(|reason| Trial::Failed(reason.clone())),
+            Event::Committed { .. } => {
+                self.fallback = None;
+                self.trial = None;
+            }
+            Event::RolledBack { .. } => self.rolled_back(),
             Event::ListenersClosed
+            | Event::CandidateStarted { .. }
+            | Event::Promoted
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
             | Event::Ready(_)
             | Event::BootFailed { .. }
+            | Event::Version { .. }
             | Event::Leaving(_)
             | Event::Ripe { .. }
             | Event::Ordered { .. }
@@ -80,14 +167,22 @@ impl Desired {
     }
 
     /// The operator's word holds for the configuration to go back to as well.
-    fn resize(&mut self, step: impl Fn(u32) -> u32) {
+    fn resize(&mut self, resize: Resize) {
+        // Back from a pause everything is as it was before.
+        let was_paused = std::mem::replace(&mut self.service, Service::Open) == Service::Paused;
+        let step = |workers: u32| match resize {
+            Resize::More | Resize::Fewer if was_paused => workers,
+            Resize::More => (workers + 1).min(WORKERS_MAX),
+            Resize::Fewer => (workers - 1).max(1),
+            Resize::To(wanted) => wanted.clamp(1, WORKERS_MAX),
+        };
         self.wish.workers = step(self.wish.workers);
         if let Some((_, wish)) = &mut self.fallback {
             wish.workers = step(wish.workers);
         }
     }
 
-    /// A number set by TTIN or TTOU outlives a reload unless the configuration itself names another one now.
+    /// A number set by an operator outlives a reload unless the configuration itself names another one now.
     fn loaded(&mut self, generation: Generation, wish: Wish) {
         let adjusted = if wish.workers == self.configured { self.wish.workers } else { wish.workers };
         self.fallback = Some((self.target, self.wish));
@@ -95,10 +190,21 @@ impl Desired {
         self.configured = wish.workers;
         self.wish = Wish { workers: adjusted, ..wish };
         self.target = generation;
+        self.trial = match self.reload {
+            Reload::Asked(canary) => canary.map(Trial::Filling),
+            Reload::Idle => None,
+        };
         self.reload = Reload::Idle;
     }
 
+    fn trial_began(&mut self, now: Ms) {
+        if let Some(Trial::Filling(canary)) = self.trial {
+            self.trial = Some(Trial::Running { canary, until: now + canary.hold_ms });
+        }
+    }
+
     fn rolled_back(&mut self) {
+        self.trial = None;
         if let Some((generation, wish)) = self.fallback.take() {
             self.target = generation;
             self.wish = wish;
@@ -106,19 +212,68 @@ impl Desired {
         }
     }
 
+    /// Takes over what was said to the master before, where it was said about the same configured number.
+    pub fn heed(&mut self, said: WorkersWord) {
+        if said.configured == self.configured {
+            self.wish.workers = said.wanted.clamp(1, WORKERS_MAX);
+        }
+        if said.none {
+            self.service = Service::Paused;
+        }
+    }
+
+    /// The number of workers that the configuration asks for.
+    pub fn configured(&self) -> u32 {
+        self.configured
+    }
+
+    /// How many workers there should be now.
+    pub fn workers(&self) -> u32 {
+        match self.service {
+            Service::Open => self.wish.workers,
+            Service::Paused => 0,
+        }
+    }
+
     /// Every place that should have a process, backends first: a worker may need the demo at once.
     pub fn places(&self) -> impl Iterator<Item = Place> {
         let demo = (self.wish.demo == Demo::On).then_some(Place { role: Role::Demo, slot: 0 });
-        let workers = (0..self.wish.workers).map(|slot| Place { role: Role::Worker, slot });
+        let workers = (0..self.workers()).map(|slot| Place { role: Role::Worker, slot });
         demo.into_iter().chain(workers).chain([Place { role: Role::Monitor, slot: 0 }])
     }
 
     /// Whether a place should have a process.
     pub fn wants(&self, place: Place) -> bool {
         match place.role {
-            Role::Worker => place.slot < self.wish.workers,
+            Role::Worker => place.slot < self.workers(),
             Role::Monitor => true,
             Role::Demo => self.wish.demo == Demo::On,
         }
     }
+
+    /// The configuration that a place should run now: while canaries are tried, all others stay with the one before.
+    pub fn generation_for(&self, place: Place) -> Generation {
+        let canaries = match &self.trial {
+            None => return self.target,
+            Some(Trial::Filling(canary) | Trial::Running { canary, .. }) => canary.workers,
+            Some(Trial::Failed(_)) => 0,
+        };
+        match self.fallback {
+            Some((before, _)) if !is_canary(place, canaries) => before,
+            _ => self.target,
+        }
+    }
+
+    /// Whether a place has a canary that is to run beside the worker before it.
+    pub fn keeps_both(&self, place: Place) -> bool {
+        match &self.trial {
+            Some(Trial::Filling(canary) | Trial::Running { canary, .. }) => is_canary(place, canary.workers),
+            Some(Trial::Failed(_)) | None => false,
+        }
+    }
+}
+
+/// Whether the trial of a configuration on so many workers holds this place.
+pub fn is_canary(place: Place, canaries: u32) -> bool {
+    place.role == Role::Worker && place.slot < canaries
 }

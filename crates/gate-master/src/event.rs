@@ -25,12 +25,76 @@ pub struct Wish {
     pub workers: u32,
     /// How long a process may take from its fork to its ready byte.
     pub boot_ms: Ms,
-    /// How long a process may take to finish what it has.
-    pub graceful_ms: Ms,
+    /// How long a process may take to finish what it has, its streams included.
+    pub drain_ms: Ms,
     /// How old a heartbeat may be; 0 is for ever.
     pub liveness_ms: Ms,
+    /// How many successors may be on their way at once.
+    pub surge: u32,
     /// Whether the simulated backend is part of the crew.
     pub demo: Demo,
+}
+
+/// How many workers somebody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// One more.
+    More,
+    /// One fewer.
+    Fewer,
+    /// So many.
+    To(u32),
+}
+
+/// A reload that is to be tried on a few workers first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    /// On how many.
+    pub workers: u32,
+    /// For how long, once they serve.
+    pub hold_ms: Ms,
+}
+
+/// What becomes of the shared memory in an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneFate {
+    /// The successor takes it over: counts and limits go on.
+    HandedOn,
+    /// The successor makes its own: counts start afresh.
+    Fresh,
+}
+
+/// What a reload changes of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: &'static str,
+    /// The value before.
+    pub old: String,
+    /// The value asked for.
+    pub new: String,
+    /// What becomes of it.
+    pub effect: Effect,
+}
+
+/// What becomes of a changed key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The new workers have it.
+    RolledOut,
+    /// Only a new master has it: the old value stays.
+    NeedsUpgrade,
+}
+
+/// Who is to blame for the end of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// It ended by itself, or we ended it.
+    Itself,
+    /// Somebody else sent it KILL. That is no failure of its own.
+    Outside,
+    /// The kernel killed it for memory.
+    Memory,
 }
 
 /// Whether the simulated backend runs.
@@ -48,24 +112,64 @@ pub enum Event {
     /// Somebody asked for an end.
     StopAsked(Stop),
     /// Somebody asked for a reload.
-    ReloadAsked,
-    /// Somebody asked for one worker more.
-    WorkerMoreAsked,
-    /// Somebody asked for one worker fewer.
-    WorkerFewerAsked,
+    ReloadAsked(Option<Canary>),
+    /// Somebody asked for another number of workers.
+    ResizeAsked(Resize),
+    /// Somebody asked for no workers at all, until further notice.
+    PauseAsked,
+    /// Somebody asked for the log files to be opened again.
+    ReopenAsked,
+    /// Somebody asked for an upgrade.
+    UpgradeAsked(ZoneFate),
     /// A configuration was read, checked, and its sockets are bound.
     Loaded {
         /// Its number.
         generation: Generation,
         /// What it wants.
         wish: Wish,
+        /// What is different from the one before.
+        changes: Vec<Change>,
     },
-    /// A configuration was refused; the reasons have been logged.
-    LoadRefused,
+    /// A configuration was refused.
+    LoadRefused {
+        /// Every reason.
+        reasons: Vec<String>,
+    },
+    /// The canaries of the newest configuration serve; they are watched from now on.
+    TrialBegan,
+    /// The canaries were compared with the others: well, or the reason why not.
+    Judged(Result<String, String>),
     /// Every place runs the newest configuration; the one before is let go.
-    Committed,
+    Committed {
+        /// Its number.
+        generation: Generation,
+    },
     /// The newest configuration does not come up; the one before is wanted again.
-    RolledBack,
+    RolledBack {
+        /// Why.
+        reason: String,
+    },
+    /// A candidate for the succession was started.
+    CandidateStarted {
+        /// It.
+        pid: Pid,
+    },
+    /// There is no successor: the candidate failed, or could not be started.
+    UpgradeFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The candidate is the master now; what is left here drains.
+    HandedOver {
+        /// The new master.
+        pid: Pid,
+        /// Its version.
+        version: String,
+    },
+    /// The gate before this one has told us to go on alone.
+    Promoted,
+    /// The log files are asked to be opened again.
+    Reopening,
     /// The master's own listeners are closed.
     ListenersClosed,
     /// A process was forked.
@@ -86,6 +190,13 @@ pub enum Event {
     },
     /// A process says it serves.
     Ready(Pid),
+    /// A candidate says which version it is.
+    Version {
+        /// Which candidate.
+        pid: Pid,
+        /// Which version.
+        version: String,
+    },
     /// A process says why it cannot.
     BootFailed {
         /// Which.
@@ -117,6 +228,8 @@ pub enum Event {
         pid: Pid,
         /// How.
         exit: Exit,
+        /// Through whom.
+        blame: Blame,
     },
     /// The heartbeats as they stand.
     Beats(Vec<(Pid, Ms)>),
@@ -156,6 +269,10 @@ pub enum Action {
         /// Why, for the log.
         why: Why,
     },
+    /// Begin to watch the canaries.
+    BeginTrial,
+    /// Compare the canaries with the others.
+    Judge,
     /// Let the configuration before the newest go.
     Commit,
     /// Want the configuration before the newest again.
@@ -163,6 +280,22 @@ pub enum Action {
         /// What the newest one died of.
         reason: String,
     },
+    /// Start the program again, as a candidate for the succession.
+    StartCandidate(ZoneFate),
+    /// Let the candidate be the master.
+    HandOver {
+        /// It.
+        pid: Pid,
+        /// Its version.
+        version: String,
+    },
+    /// Go on without the candidate.
+    GiveUpUpgrade {
+        /// What it died of.
+        reason: String,
+    },
+    /// Have every worker open its log file again.
+    Reopen,
     /// Close the master's own copies of the listeners.
     CloseListeners,
     /// Leave, with this code.
@@ -176,6 +309,8 @@ pub enum Why {
     Stopping,
     /// A successor has taken its place.
     Replaced,
+    /// No workers are wanted for now.
+    Paused,
     /// Fewer workers are wanted.
     Surplus,
     /// It did not become ready in time.

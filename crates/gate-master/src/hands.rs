@@ -1,13 +1,20 @@
 //! The system calls of the master: each [`Action`] is done here, and nowhere else, and told back as an [`Event`].
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
-use gate_config::{Bind, Handle, Plan};
-use gate_sys::listen::{Address, Listener};
+use gate_config::{AccessLog, Bind, Handle, Plan};
+use gate_sys::control::ControlSocket;
+use gate_sys::listen::{self, Address, Listener};
+use gate_sys::oom::OomCounter;
+use gate_sys::pidfile::PidFile;
 use gate_sys::privilege::Identity;
 use gate_sys::process::{self, Pid};
 use gate_sys::shared::SharedWords;
@@ -15,27 +22,52 @@ use gate_sys::signals::Signal;
 use gate_sys::title;
 use gate_zone::{Place, Role, Zone};
 
-use crate::StartError;
 use crate::birth::{Announce, Awaited, Birth, Handed};
-use crate::event::{Action, Demo, Event, Generation, Order, Why, Wish};
+use crate::canary::Baseline;
+use crate::chronicle::Chronicle;
+use crate::desired::Desired;
+use crate::estate::Estate;
+use crate::event::{Action, Change, Demo, Event, Generation, Order, Why, Wish};
 use crate::observed::{Observed, Process, State};
-use crate::sockets::{BindError, Mode, Sockets};
+use crate::sockets::{BindError, Manner, Mode, Sockets, Steering};
+use crate::succession::Strangers;
+use crate::{StartError, succession};
 
 /// What a child runs; the code it returns is its exit code.
 pub type Crew = Box<dyn Fn(Birth) -> u8>;
 
 /// Reads the configuration again; the plan in service is given to say what a reload cannot change.
-pub type Reread = Box<dyn Fn(&Plan) -> Result<Plan, String>>;
+pub type Reread = Box<dyn Fn(&Plan) -> Result<Read, String>>;
+
+/// A configuration that was read again.
+pub struct Read {
+    /// What it means, with the values that stay.
+    pub plan: Plan,
+    /// What is different from the one in service.
+    pub changes: Vec<Change>,
+}
 
 /// Takes over what the master's own process needs of a configuration: called when it has been rolled out.
 pub type Adopt = Box<dyn Fn(&Plan)>;
 
+/// The program as it was started, to start it again.
+pub struct Program {
+    /// Its name, as it was called.
+    pub argument0: OsString,
+    /// The other arguments.
+    pub arguments: Vec<OsString>,
+    /// The directory in which that was said.
+    pub directory: PathBuf,
+    /// Its version.
+    pub version: &'static str,
+}
+
 /// One configuration that is in service, or on its way.
-struct Loaded {
-    generation: Generation,
-    plan: Rc<Plan>,
-    sockets: Sockets,
-    identity: Identity,
+pub(crate) struct Loaded {
+    pub(crate) generation: Generation,
+    pub(crate) plan: Rc<Plan>,
+    pub(crate) sockets: Sockets,
+    pub(crate) identity: Identity,
 }
 
 /// What the master holds.
@@ -43,16 +75,29 @@ pub(crate) struct Hands {
     crew: Crew,
     reread: Reread,
     adopt: Adopt,
-    zone: Zone,
-    /// Keeps the zone's memory file open, for whoever takes it over.
-    _memory: SharedWords,
-    current: Option<Loaded>,
-    before: Option<Loaded>,
+    pub(crate) program: Program,
+    /// The numbers that the requests' routes have in the zone, by name.
+    pub(crate) routes: &'static [&'static str],
+    pub(crate) zone: Zone,
+    pub(crate) memory: SharedWords,
+    pub(crate) current: Option<Loaded>,
+    pub(crate) before: Option<Loaded>,
     demo: Option<Rc<Listener>>,
     generations: Generation,
     /// Both ends of the pipe that tells children of the master's death; nothing is ever written into it.
     lifeline: (OwnedFd, OwnedFd),
     pub(crate) awaited: Vec<Awaited>,
+    pub(crate) pidfile: Option<PidFile>,
+    pub(crate) control: Option<ControlSocket>,
+    /// While a candidate is on its way: a byte here tells it that it is the master.
+    pub(crate) go: Option<File>,
+    /// What an earlier gate has left us, until it is taken.
+    pub(crate) estate: Estate,
+    pub(crate) standing: succession::Standing,
+    pub(crate) strangers: Strangers,
+    pub(crate) chronicle: Chronicle,
+    pub(crate) baseline: Option<Baseline>,
+    pub(crate) oom: Option<(OomCounter, u64)>,
 }
 
 /// What an action came to.
@@ -63,31 +108,59 @@ pub(crate) enum Outcome {
     Done(u8),
 }
 
+/// What a first start needs.
+pub(crate) struct Opening {
+    pub(crate) plan: Plan,
+    pub(crate) crew: Crew,
+    pub(crate) reread: Reread,
+    pub(crate) adopt: Adopt,
+    pub(crate) program: Program,
+    pub(crate) routes: &'static [&'static str],
+    pub(crate) seed: [u64; 2],
+    pub(crate) estate: Estate,
+    pub(crate) pidfile: Option<PidFile>,
+    pub(crate) control: Option<ControlSocket>,
+}
+
 impl Hands {
-    /// Binds the sockets and makes the zone of a first start.
-    pub(crate) fn open(
-        plan: Plan,
-        (crew, reread, adopt): (Crew, Reread, Adopt),
-        seed: [u64; 2],
-    ) -> Result<Self, StartError> {
-        let (memory, zone) = Zone::create(entries(&plan), seed).map_err(StartError::Machine)?;
+    /// Binds the sockets and makes the zone of a first start, or takes over what the estate has of them.
+    pub(crate) fn open(opening: Opening) -> Result<Self, StartError> {
+        let Opening { plan, crew, reread, adopt, program, routes, seed, mut estate, pidfile, control } = opening;
+        let (memory, zone) = succession::zone(&mut estate, &plan, entries(&plan), seed)?;
         let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Machine)?)) } else { None };
-        zone.assign_windows(&plan.windows(), &[]).map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
+        let in_service: Vec<Duration> = zone.windows().map(|(window, _)| window).collect();
+        zone.assign_windows(&plan.windows(), &in_service)
+            .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
         let lifeline = process::pipe().map_err(StartError::Machine)?;
+        let generation = zone.generation() + 1;
+        let standing = succession::Standing::of(&mut estate);
+        let steering = if standing.is_alone() { Steering::Ours } else { Steering::Theirs };
         // Last: what fails after it would have to take the files of unix sockets away again.
-        let current = Some(Loaded::new(plan, 1, None).map_err(StartError::Load)?);
+        let current = Some(Loaded::new(plan, generation, (None, steering), &mut estate).map_err(StartError::Load)?);
+        let oom = OomCounter::find().and_then(|counter| counter.count().map(|count| (counter, count)));
         Ok(Self {
             crew,
             reread,
             adopt,
+            program,
+            routes,
             zone,
-            _memory: memory,
+            memory,
             current,
             before: None,
             demo,
-            generations: 1,
+            generations: generation,
             lifeline,
             awaited: Vec::new(),
+            pidfile,
+            control,
+            go: None,
+            estate,
+            standing,
+            strangers: Strangers::default(),
+            chronicle: Chronicle::default(),
+            baseline: None,
+            oom,
         })
     }
 
@@ -114,13 +187,19 @@ impl Hands {
     }
 
     /// Does one thing.
-    pub(crate) fn perform(&mut self, action: &Action, seen: &Observed) -> Outcome {
+    pub(crate) fn perform(&mut self, action: &Action, want: &Desired, seen: &Observed) -> Outcome {
         Outcome::Event(match action {
             Action::Load => self.load(seen),
             Action::Fork { place, generation } => self.fork(*place, *generation),
             Action::Tell { pid, order, why } => tell(*pid, (*order, *why), seen),
-            Action::Commit => self.commit(seen),
+            Action::BeginTrial => self.begin_trial(want, seen),
+            Action::Judge => self.judge(want, seen),
+            Action::Commit => self.commit(want, seen),
             Action::RollBack { reason } => self.roll_back(reason),
+            Action::StartCandidate(zone) => self.start_candidate(*zone),
+            Action::HandOver { pid, version } => self.hand_over(*pid, version, want),
+            Action::GiveUpUpgrade { reason } => self.give_up_upgrade(reason, want),
+            Action::Reopen => self.reopen(seen),
             Action::CloseListeners => self.close_listeners(),
             Action::Done(code) => return Outcome::Done(*code),
         })
@@ -129,8 +208,8 @@ impl Hands {
     /// Reads, checks and binds. On any error everything stays as it is.
     fn load(&mut self, seen: &Observed) -> Event {
         match self.try_load(seen) {
-            Ok(loaded) => {
-                let event = Event::Loaded { generation: loaded.generation, wish: wish(&loaded.plan) };
+            Ok((loaded, changes)) => {
+                let event = Event::Loaded { generation: loaded.generation, wish: wish(&loaded.plan), changes };
                 log::info!("reload: generation {} is checked and bound, rolling it out", loaded.generation);
                 let new = self.current.iter().flat_map(|current| loaded.sockets.addresses_beyond(&current.sockets));
                 new.for_each(|address| log::info!("listening on {address}"));
@@ -138,36 +217,39 @@ impl Hands {
                 event
             }
             Err(Refused { reasons, .. }) => {
+                let reasons: Vec<String> =
+                    reasons.iter().flat_map(|reason| reason.lines()).map(ToOwned::to_owned).collect();
                 log::error!("reload refused, generation {} keeps serving", self.serving());
-                for reason in reasons.iter().flat_map(|reason| reason.lines()) {
+                for reason in &reasons {
                     log::error!("reload refused: {reason}");
                 }
-                Event::LoadRefused
+                Event::LoadRefused { reasons }
             }
         }
     }
 
-    fn try_load(&mut self, seen: &Observed) -> Result<Loaded, Refused> {
+    fn try_load(&mut self, seen: &Observed) -> Result<(Loaded, Vec<Change>), Refused> {
         let Some(current) = &self.current else { return Err(Refused::of("the gate is stopping")) };
-        let plan = (self.reread)(&current.plan).map_err(Refused::of)?;
-        let rows_left = gate_zone::layout::ROWS - 1 - seen.processes.len();
+        let Read { plan, changes } = (self.reread)(&current.plan).map_err(Refused::of)?;
+        let rows_left = self.zone.scoreboard().free_rows();
         let running = seen.processes.iter().filter(|process| process.state == State::Ready).count();
         let rows_needed = (usize::from(plan.workers) + 1).max(running);
         if rows_left < rows_needed {
             return Err(Refused::of(format!(
-                "{} processes of earlier generations are still draining, and the scoreboard has room for {rows_left} \
-                 more where this reload needs {rows_needed}; wait, or lower graceful_timeout",
+                "{} processes are still there, most of them draining, and the scoreboard has room for {rows_left} more \
+                 where this reload needs {rows_needed}; wait, or lower stream_timeout",
                 seen.processes.len()
             )));
         }
         let windows = self.zone.assign_windows(&plan.windows(), &current.plan.windows());
         windows.map_err(|error| Refused::of(error.to_string()))?;
-        let loaded = Loaded::new(plan, self.generations + 1, Some(&current.sockets))?;
+        let held = (Some(&current.sockets), Steering::Ours);
+        let loaded = Loaded::new(plan, self.generations + 1, held, &mut self.estate)?;
         self.generations += 1;
-        Ok(loaded)
+        Ok((loaded, changes))
     }
 
-    fn serving(&self) -> Generation {
+    pub(crate) fn serving(&self) -> Generation {
         self.zone.generation()
     }
 
@@ -235,19 +317,20 @@ impl Hands {
             .ok_or_else(|| io::Error::other(format!("generation {generation} is gone")))
     }
 
-    fn commit(&mut self, seen: &Observed) -> Event {
-        if let Some(current) = &self.current {
-            self.zone.tell_generation(current.generation);
-            (self.adopt)(&current.plan);
-            if let Some(before) = self.before.take() {
-                before.sockets.retire(Some(&current.sockets));
-            }
-            let is_worker = |process: &&Process| process.place.role == Role::Worker && process.state == State::Ready;
-            let of_current = |process: &&Process| process.generation == current.generation;
-            let workers = seen.processes.iter().filter(is_worker).filter(of_current).count();
-            log::info!("generation {} serves with {workers} workers", current.generation);
+    fn commit(&mut self, want: &Desired, seen: &Observed) -> Event {
+        let Some(current) = &self.current else { return Event::Committed { generation: want.target } };
+        let generation = current.generation;
+        self.zone.tell_generation(generation);
+        (self.adopt)(&current.plan);
+        if let Some(before) = self.before.take() {
+            before.sockets.retire(Some(&current.sockets));
         }
-        Event::Committed
+        let is_worker = |process: &&Process| process.place.role == Role::Worker && process.state == State::Ready;
+        let of_current = |process: &&Process| process.generation == generation;
+        let workers = seen.processes.iter().filter(is_worker).filter(of_current).count();
+        log::info!("generation {generation} serves with {workers} workers");
+        self.first_commit();
+        Event::Committed { generation }
     }
 
     fn roll_back(&mut self, reason: &str) -> Event {
@@ -256,18 +339,42 @@ impl Hands {
             failed.sockets.retire(Some(&before.sockets));
             self.current = Some(before);
         }
-        Event::RolledBack
+        Event::RolledBack { reason: reason.to_owned() }
     }
 
     fn close_listeners(&mut self) -> Event {
         let current = self.current.take();
-        if let Some(before) = self.before.take() {
+        let is_ours = self.standing.is_alone();
+        if let Some(before) = self.before.take().filter(|_| is_ours) {
             before.sockets.retire(current.as_ref().map(|current| &current.sockets));
         }
+        // What another gate serves on has to stay where it is.
         if let Some(current) = current {
-            current.sockets.retire(None);
+            match self.standing {
+                succession::Standing::Alone => current.sockets.retire(None),
+                succession::Standing::Candidate(_) => current.sockets.retire_new(),
+                succession::Standing::Retired => {}
+            }
         }
         Event::ListenersClosed
+    }
+
+    /// Has every worker open its log file again, and says so.
+    fn reopen(&mut self, seen: &Observed) -> Event {
+        if let Some(current) = &self.current
+            && let Err(why) = current.offer_log()
+        {
+            log::error!("{why}");
+        }
+        self.zone.ask_to_reopen();
+        let workers = seen.processes.iter().filter(|process| process.place.role == Role::Worker);
+        for worker in workers.filter(|worker| worker.ready_at.is_some()) {
+            if let Err(error) = process::kill(worker.pid, Signal::SIGUSR1) {
+                log::warn!("cannot tell {} ({}) to open its log again: {error}", worker.place, worker.pid);
+            }
+        }
+        log::info!("log files are opened again");
+        Event::Reopening
     }
 
     /// What a process that has ended had still to say.
@@ -287,13 +394,49 @@ impl Hands {
 }
 
 impl Loaded {
-    fn new(plan: Plan, generation: Generation, held: Option<&Sockets>) -> Result<Self, Refused> {
+    fn new(
+        plan: Plan,
+        generation: Generation,
+        (held, steering): (Option<&Sockets>, Steering),
+        estate: &mut Estate,
+    ) -> Result<Self, Refused> {
         let identity = Identity::find(plan.user.as_deref(), plan.group.as_deref()).map_err(Refused::of)?;
+        let plan = if plan.reuse_port && held.is_none() { steerable(plan) } else { plan };
         let mode = if plan.reuse_port { Mode::PerWorker } else { Mode::Shared };
         let wanted: Vec<Address> = plan.bind.iter().map(address).collect();
-        let sockets = Sockets::bind(&wanted, mode, plan.backlog.cast_signed(), held)
-            .map_err(|errors| Refused::binding(&errors))?;
+        let manner = Manner { mode, backlog: plan.backlog.cast_signed(), steering };
+        let sockets = Sockets::bind(&wanted, manner, held, estate).map_err(|errors| Refused::binding(&errors))?;
         Ok(Self { generation, plan: Rc::new(plan), sockets, identity })
+    }
+}
+
+impl Loaded {
+    /// Sees to it that workers, which may be somebody else by now, can open the access log by its name.
+    fn offer_log(&self) -> Result<(), String> {
+        let AccessLog::File(path) = &self.plan.access_log else { return Ok(()) };
+        let told = |error: io::Error| format!("access_log: cannot make {} anew: {error}", path.display());
+        let file = File::options().append(true).create(true).open(path).map_err(told)?;
+        self.identity.give(file.as_fd()).map_err(told)
+    }
+}
+
+/// Sockets of their own lose connections whenever a worker goes, unless new ones can be steered away from it first.
+fn steerable(plan: Plan) -> Plan {
+    match listen::steering_works() {
+        Ok(true) => {
+            log::info!(
+                "reuse_port: connections can be steered between the workers' sockets (SO_ATTACH_REUSEPORT_CBPF)"
+            );
+            plan
+        }
+        Ok(false) => {
+            log::warn!("reuse_port: this kernel does not steer connections: the workers share one socket instead");
+            plan.without_reuse_port()
+        }
+        Err(error) => {
+            log::warn!("reuse_port: steering cannot be tried out ({error}): the workers share one socket instead");
+            plan.without_reuse_port()
+        }
     }
 }
 
@@ -344,13 +487,14 @@ fn tell(pid: Pid, (order, why): (Order, Why), seen: &Observed) -> Event {
     Event::Ordered { pid, order, why }
 }
 
-fn wish(plan: &Plan) -> Wish {
+pub(crate) fn wish(plan: &Plan) -> Wish {
     let ms = |duration: std::time::Duration| duration.as_millis() as u64;
     Wish {
         workers: u32::from(plan.workers),
         boot_ms: ms(plan.boot_timeout),
-        graceful_ms: ms(plan.graceful_timeout),
+        drain_ms: ms(plan.stream_timeout),
         liveness_ms: plan.timeout.map_or(0, ms),
+        surge: plan.surge,
         demo: if plan.demo { Demo::On } else { Demo::Off },
     }
 }
@@ -385,7 +529,9 @@ fn tcp_address(listener: &Listener) -> Option<SocketAddr> {
 /// One line for the operator, where there is something to know.
 fn report(place: Place, pid: Pid, order: Order, why: Why) {
     match why {
-        Why::Stopping | Why::Replaced | Why::Surplus => log::debug!("{place} ({pid}): {order:?}, {why:?}"),
+        Why::Stopping | Why::Replaced | Why::Surplus | Why::Paused => {
+            log::debug!("{place} ({pid}): {order:?}, {why:?}");
+        }
         Why::BootTimeout => log::error!("{place} ({pid}) was not ready within boot_timeout: killing it"),
         Why::Silent => {
             log::error!("{place} ({pid}) has not beaten within timeout: aborting it, a successor follows");

@@ -10,32 +10,48 @@
 #![forbid(unsafe_code)]
 
 pub mod birth;
+mod canary;
+pub mod candidate;
+mod chronicle;
 pub mod desired;
+mod desk;
+mod estate;
 pub mod event;
 mod hands;
 pub mod observed;
 pub mod protocol;
+mod reception;
 pub mod reconcile;
 mod sockets;
+mod status;
+mod succession;
+mod systemd;
 mod watch;
 
 use std::io;
+use std::path::PathBuf;
 
-use gate_config::{EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
+use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
+use gate_sys::control::ControlSocket;
 use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::privilege;
+pub use gate_sys::privilege::Identity;
 use gate_sys::signals::Signals;
+use gate_zone::WorkersWord;
 
 pub use crate::birth::{Announce, Birth, Handed, Notice};
-use crate::desired::Desired;
+use crate::desired::{Desired, Service};
+use crate::desk::Desk;
+pub use crate::estate::Estate;
 use crate::event::{Event, Ms};
-pub use crate::hands::{Adopt, Cause, Crew, Refused, Reread};
-use crate::hands::{Hands, Outcome};
-use crate::observed::Observed;
+pub use crate::hands::{Adopt, Cause, Crew, Program, Read, Refused, Reread};
+use crate::hands::{Hands, Opening, Outcome};
+use crate::observed::{Observed, Phase};
 use crate::reconcile::reconcile;
+use crate::systemd::Systemd;
 pub use gate_sys::listen::Kind;
-pub use gate_sys::privilege::{Identity, sandbox};
+pub use gate_sys::privilege::sandbox;
 pub use gate_sys::title;
 pub use gate_zone::Role;
 
@@ -51,6 +67,8 @@ pub enum StartError {
     Load(Refused),
     /// The pid file cannot be had. Fault: operator.
     PidFile(std::path::PathBuf, PidFileError),
+    /// The control socket cannot be had. Fault: operator.
+    Control(PathBuf, io::Error),
     /// Out of memory or descriptors. Fault: machine.
     Machine(io::Error),
 }
@@ -60,7 +78,7 @@ impl StartError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Load(Refused { cause: Cause::Address, .. }) => EX_UNAVAILABLE,
-            Self::Load(_) | Self::PidFile(..) => EX_CONFIG,
+            Self::Load(_) | Self::PidFile(..) | Self::Control(..) => EX_CONFIG,
             Self::Machine(_) => EX_SOFTWARE,
         }
     }
@@ -77,6 +95,10 @@ impl std::fmt::Display for StartError {
                 write!(f, "pid file {}: a running gate holds it; stop that one first", path.display())
             }
             Self::PidFile(path, PidFileError::Io(error)) => write!(f, "pid file {}: {error}", path.display()),
+            Self::Control(path, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "control {}: a running gate answers there; stop it, or name another file", path.display())
+            }
+            Self::Control(path, error) => write!(f, "control {}: {error}", path.display()),
             Self::Machine(error) => {
                 write!(f, "cannot set up shared memory, signals or sockets of the gate's own: {error}")
             }
@@ -94,7 +116,8 @@ pub fn identity_exists(plan: &Plan) -> Result<(), String> {
     Identity::find(plan.user.as_deref(), plan.group.as_deref()).map(drop)
 }
 
-/// Gives up what the master does not need any more, and says what is left to workers that stay root.
+/// Tells the operator of a gate that serves as root though nobody said so; gives up what the master does not need where
+/// its children are to be somebody else. Before anything is bound: a start can do no more than a reload.
 fn settle_privileges(plan: &Plan) -> Result<(), StartError> {
     let found = Identity::find(plan.user.as_deref(), plan.group.as_deref());
     let identity = found.map_err(|reason| StartError::Load(Refused::of(reason)))?;
@@ -118,6 +141,12 @@ pub struct Setup {
     pub reread: Reread,
     /// What the master itself takes from a configuration once it serves.
     pub adopt: Adopt,
+    /// The program, to start it again for an upgrade.
+    pub program: Program,
+    /// Names of the requests' routes, by their numbers in the zone.
+    pub routes: &'static [&'static str],
+    /// What was handed to this process.
+    pub estate: Estate,
     /// Random numbers: two for the zone's hash, one for jitter.
     pub seed: [u64; 3],
 }
@@ -127,49 +156,71 @@ pub struct Master {
     desired: Desired,
     observed: Observed,
     hands: Hands,
+    desk: Desk,
+    systemd: Systemd,
     signals: Signals,
+    started: Ms,
     wake_at: Option<Ms>,
-    _pidfile: Option<PidFile>,
+    /// What the service manager keeps for us, by name.
+    kept: Vec<String>,
 }
 
 impl Master {
-    /// Takes signals, the pid file, the sockets and the zone, in this order: from the first moment on that somebody
-    /// can find this process, it acts on signals as documented.
+    /// Takes signals, the pid file, the control socket, the sockets and the zone, in this order: from the first moment
+    /// on that somebody can find this process, it acts on signals as documented.
     ///
     /// # Errors
-    /// See [`StartError`]. Nothing has been forked then.
-    pub fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { plan, crew, reread, adopt, seed: [low, high, dice] } = setup;
+    /// See [`StartError`]. Nothing has been forked then; a gate that waits for this one has been told why.
+    pub fn start(mut setup: Setup) -> Result<Self, StartError> {
+        let verdict = setup.estate.verdict();
+        Self::try_start(setup).inspect_err(|error| estate::refuse(verdict, &error.to_string()))
+    }
+
+    fn try_start(setup: Setup) -> Result<Self, StartError> {
+        let Setup { plan, crew, reread, adopt, program, routes, mut estate, seed: [low, high, dice] } = setup;
         let signals = Signals::open().map_err(StartError::Machine)?;
-        let pidfile = match &plan.pid {
-            Some(path) => Some(PidFile::claim(path).map_err(|error| StartError::PidFile(path.clone(), error))?),
-            None => None,
-        };
-        // First, so that a start has no more in its hands than a reload will have.
+        if let Some(mask) = plan.umask {
+            privilege::set_umask(mask);
+        }
         settle_privileges(&plan)?;
-        let hands = Hands::open(plan, (crew, reread, adopt), [low, high])?;
+        let pidfile = pidfile(&plan, &mut estate)?;
+        let control = control(&plan, &mut estate)?;
+        let seed = [low, high];
+        let opening = Opening { plan, crew, reread, adopt, program, routes, seed, estate, pidfile, control };
+        let mut hands = Hands::open(opening)?;
         for address in hands.addresses() {
             log::info!("listening on {address}");
         }
         let wish = hands.wish().ok_or_else(|| StartError::Machine(io::ErrorKind::InvalidData.into()))?;
-        let mut observed = Observed::new(clock::monotonic_ms(), dice);
-        observed.allow(wish.boot_ms, wish.graceful_ms);
-        let desired = Desired::first(wish);
+        let now = clock::monotonic_ms();
+        let mut observed = Observed::new(now, dice);
+        observed.allow(wish.boot_ms, wish.drain_ms);
+        let desired = hands.first_wish(wish);
+        if hands.standing.is_alone() {
+            hands.estate.settle();
+            hands.strangers.expect(now);
+        }
         title::set("ollama-gate: master");
-        Ok(Self { desired, observed, hands, signals, wake_at: None, _pidfile: pidfile })
+        let (desk, systemd) = (Desk::new(), Systemd::open());
+        Ok(Self { desired, observed, hands, desk, systemd, signals, started: now, wake_at: None, kept: Vec::new() })
     }
 
     /// Serves until told to stop; returns the exit code.
     pub fn run(mut self) -> u8 {
         loop {
             if let Some(code) = self.settle() {
-                return code;
+                return self.leave(code);
             }
-            self.observed.woke(clock::monotonic_ms(), self.wake_at);
-            for event in watch::wait(&mut self.hands, &self.signals, &self.observed, self.wake_at) {
+            let now = clock::monotonic_ms();
+            self.tend(now);
+            let due = [self.wake_at, self.systemd.due(), self.hands.strangers.due(), self.desk.due()];
+            let wake_at = due.into_iter().flatten().min();
+            self.observed.woke(now, wake_at);
+            for event in watch::wait(&mut self.hands, &self.desk, (&self.signals, &self.observed), wake_at) {
                 watch::tell(&event, &self.observed);
                 self.take_in(&event);
             }
+            self.receive();
         }
     }
 
@@ -182,7 +233,7 @@ impl Master {
                 return None;
             }
             for action in &steps.actions {
-                match self.hands.perform(action, &self.observed) {
+                match self.hands.perform(action, &self.desired, &self.observed) {
                     Outcome::Event(event) => self.take_in(&event),
                     Outcome::Done(code) => return Some(code),
                 }
@@ -194,9 +245,96 @@ impl Master {
     }
 
     fn take_in(&mut self, event: &Event) {
-        self.desired.apply(event);
-        self.hands.steer_to(self.desired.wish.workers);
-        self.observed.allow(self.desired.wish.boot_ms, self.desired.wish.graceful_ms);
-        self.observed.apply(event, clock::monotonic_ms());
+        let now = clock::monotonic_ms();
+        let phase = self.observed.phase;
+        self.desired.apply(event, now);
+        self.hands.steer_to(self.desired.workers());
+        self.observed.allow(self.desired.wish.boot_ms, self.desired.wish.drain_ms);
+        self.observed.apply(event, now);
+        if phase == Phase::Serving {
+            self.hands.chronicle.take_in(event, self.hands.zone.generation(), status::time);
+        }
+        if let Event::Ripe { pid, reason } = event
+            && let Some(process) = self.observed.process(*pid)
+        {
+            self.hands.chronicle.restarted(process.place, reason.clone());
+        }
+        self.desk.take_in(event, now);
+        if *event == Event::Promoted {
+            self.promoted(now);
+        }
+        self.note_workers();
+        self.announce(event, phase, now);
+    }
+
+    /// Leaves for whoever takes over what operators have said about the number of workers.
+    fn note_workers(&self) {
+        if self.hands.standing.is_alone() {
+            let said = WorkersWord {
+                configured: self.desired.configured(),
+                wanted: self.desired.wish.workers,
+                none: self.desired.service == Service::Paused,
+            };
+            if self.hands.zone.workers_word() != Some(said) {
+                self.hands.zone.tell_workers_word(said);
+            }
+        }
+    }
+
+    fn promoted(&mut self, now: Ms) {
+        log::info!("upgrade: this gate has taken over");
+        // Somebody may have spoken to the gate before us while we started.
+        if let Some(said) = self.hands.zone.workers_word() {
+            self.desired.heed(said);
+        }
+        self.hands.promoted(&self.desired, now);
+        let (pid, time) = (gate_sys::process::own_pid(), status::time());
+        self.hands.chronicle.upgrade = Some(protocol::LastUpgrade { time, ok: true, pid, reasons: Vec::new() });
+    }
+
+    /// The last thing it does.
+    fn leave(mut self, code: u8) -> u8 {
+        if code != EX_OK {
+            let reason = self.observed.failed_boot.as_ref().map_or("it cannot start", |failed| failed.reason.as_str());
+            self.hands.estate.refuse(reason);
+        }
+        self.hands.remove_control();
+        code
+    }
+}
+
+/// The pid file: the one of the gate before us where it is the same, else one of our own.
+fn pidfile(plan: &Plan, estate: &mut Estate) -> Result<Option<PidFile>, StartError> {
+    let handed = estate.pid.take();
+    let stale = handed.iter().map(|(path, _)| path).find(|path| plan.pid.as_ref() != Some(path));
+    estate.stale.extend(stale.cloned());
+    let Some(path) = &plan.pid else { return Ok(None) };
+    let claimed = match handed {
+        Some((handed, fd)) if handed == *path => PidFile::adopt(path, fd),
+        Some(_) | None => PidFile::claim(path),
+    };
+    claimed.map(Some).map_err(|error| StartError::PidFile(path.clone(), error))
+}
+
+/// The control socket, where one is asked for, by the operator or by systemd's directory for such files.
+fn control(plan: &Plan, estate: &mut Estate) -> Result<Option<ControlSocket>, StartError> {
+    let handed = estate.control.take();
+    let directory =
+        std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from).filter(|directory| directory.is_absolute());
+    let wanted = plan.control.clone().or_else(|| Some(directory?.join("control.sock")));
+    let stale = handed.iter().map(|(path, _)| path).find(|path| wanted.as_ref() != Some(path));
+    estate.stale.extend(stale.cloned());
+    let Some(path) = wanted else { return Ok(None) };
+    let socket = match handed {
+        Some((handed, fd)) if handed == path => ControlSocket::adopt(&path, fd),
+        Some(_) | None => ControlSocket::bind(&path),
+    };
+    match socket {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if plan.control.is_some() => Err(StartError::Control(path, error)),
+        Err(error) => {
+            log::warn!("no control socket at {}: {error}", path.display());
+            Ok(None)
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use gate_sys::process::{Core, Exit, Pid};
 use gate_zone::{Place, Role};
 
-use crate::event::{Event, Generation, Ms, Order, Why};
+use crate::candidate::Candidate;
+use crate::event::{Blame, Event, Generation, Ms, Order, Why};
 
 /// A process that ends sooner than this after its fork, or before it was ready, counts as a failure of its place; one
 /// that lived longer has shown that the place works.
@@ -22,6 +23,10 @@ const LAST_WORDS_MS: Ms = 1_000;
 
 /// The master gives its children this much beyond the graceful timeout, which they keep themselves.
 const GRACE_MARGIN_MS: Ms = 1_000;
+
+/// While nobody serves at all, a place is tried again this long after its last failure, however many there were: the
+/// crash of one process is not worth an outage that outlasts its cause.
+const ALONE_PAUSE_MS: Ms = 1_000;
 
 /// A master that wakes this much later than it meant to was stopped itself (SIGSTOP, a debugger, a suspended machine):
 /// old heartbeats say nothing then.
@@ -78,6 +83,18 @@ pub struct Process {
     pub ripe: Option<String>,
 }
 
+impl Process {
+    /// Takes in what it said last, before its end is judged.
+    pub(crate) fn heard(&mut self, event: &Event) {
+        match event {
+            Event::Ready(pid) if *pid == self.pid => self.ready_at = self.ready_at.or(Some(self.forked_at)),
+            Event::BootFailed { pid, reason } if *pid == self.pid => self.excuse = Some(reason.clone()),
+            Event::Leaving(pid) if *pid == self.pid => self.wanted = Wanted::No,
+            _ => {}
+        }
+    }
+}
+
 /// Whether a process should be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -91,6 +108,7 @@ pub enum Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct History {
     failures: u32,
+    failed_at: Ms,
     not_before: Ms,
 }
 
@@ -121,12 +139,16 @@ pub struct Observed {
     pub phase: Phase,
     /// Since the last load, commit or rollback: the first process that could not boot.
     pub failed_boot: Option<FailedBoot>,
+    /// Since the last load: the first process of the newest configuration that failed after it had been ready.
+    pub failed_trial: Option<FailedBoot>,
+    /// The candidate for the succession, while there is one.
+    pub candidate: Option<Candidate>,
     /// Whether the master still holds its listeners.
     pub listening: Listening,
     places: BTreeMap<Place, History>,
     woken_by: Ms,
     boot_ms: Ms,
-    graceful_ms: Ms,
+    drain_ms: Ms,
     dice: u64,
 }
 
@@ -146,19 +168,21 @@ impl Observed {
             processes: Vec::new(),
             phase: Phase::FirstStart,
             failed_boot: None,
+            failed_trial: None,
+            candidate: None,
             listening: Listening::Open,
             places: BTreeMap::new(),
             woken_by: now,
             boot_ms: 0,
-            graceful_ms: 0,
+            drain_ms: 0,
             dice,
         }
     }
 
     /// Sets the deadlines that later orders and forks get.
-    pub fn allow(&mut self, boot_ms: Ms, graceful_ms: Ms) {
+    pub fn allow(&mut self, boot_ms: Ms, drain_ms: Ms) {
         self.boot_ms = boot_ms;
-        self.graceful_ms = graceful_ms;
+        self.drain_ms = drain_ms;
     }
 
     /// Tells that time has passed, and until when the master means to sleep next.
@@ -168,24 +192,11 @@ impl Observed {
 
     /// Takes in what has happened, at `now`.
     pub fn apply(&mut self, event: &Event, now: Ms) {
+        if self.candidate.as_mut().is_some_and(|candidate| candidate.took_in(event, now)) {
+            return;
+        }
         match event {
-            Event::Forked { pid, place, generation, row } => {
-                let state = State::Starting { ready_by: now + self.boot_ms };
-                let (pid, place, generation, row) = (*pid, *place, *generation, *row);
-                self.processes.push(Process {
-                    pid,
-                    place,
-                    generation,
-                    row,
-                    state,
-                    forked_at: now,
-                    ready_at: None,
-                    beat_at: now,
-                    wanted: Wanted::Yes,
-                    excuse: None,
-                    ripe: None,
-                });
-            }
+            Event::Forked { pid, place, generation, row } => self.forked((*pid, *place), *generation, *row, now),
             Event::ForkFailed { place } => self.failed(*place, now),
             Event::Ready(pid) => self.ready(*pid, now),
             Event::BootFailed { pid, reason } => {
@@ -200,20 +211,50 @@ impl Observed {
                 }
             }
             Event::Ordered { pid, order, why } => self.ordered(*pid, (*order, *why), now),
-            Event::Exited { pid, exit } => self.exited(*pid, *exit, now),
+            Event::Exited { pid, exit, blame } => self.exited(*pid, (*exit, *blame), now),
             Event::Beats(beats) => self.beats(beats, now),
-            Event::Loaded { .. } | Event::RolledBack => self.failed_boot = None,
-            Event::Committed => {
-                self.failed_boot = None;
+            Event::Loaded { .. } | Event::RolledBack { .. } => self.forget_failures(),
+            Event::Committed { .. } => {
+                self.forget_failures();
                 self.phase = Phase::Serving;
             }
+            Event::CandidateStarted { pid } => self.candidate = Some(Candidate::new(*pid, now, self.boot_ms)),
+            Event::UpgradeFailed { .. } | Event::HandedOver { .. } => self.candidate = None,
             Event::ListenersClosed => self.listening = Listening::Closed,
             Event::StopAsked(_)
-            | Event::ReloadAsked
-            | Event::WorkerMoreAsked
-            | Event::WorkerFewerAsked
-            | Event::LoadRefused => {}
+            | Event::ReloadAsked(_)
+            | Event::ResizeAsked(_)
+            | Event::PauseAsked
+            | Event::ReopenAsked
+            | Event::Reopening
+            | Event::UpgradeAsked(_)
+            | Event::TrialBegan
+            | Event::Judged(_)
+            | Event::Promoted
+            | Event::Version { .. }
+            | Event::LoadRefused { .. } => {}
         }
+    }
+
+    fn forget_failures(&mut self) {
+        self.failed_boot = None;
+        self.failed_trial = None;
+    }
+
+    fn forked(&mut self, (pid, place): (Pid, Place), generation: Generation, row: usize, now: Ms) {
+        self.processes.push(Process {
+            pid,
+            place,
+            generation,
+            row,
+            state: State::Starting { ready_by: now + self.boot_ms },
+            forked_at: now,
+            ready_at: None,
+            beat_at: now,
+            wanted: Wanted::Yes,
+            excuse: None,
+            ripe: None,
+        });
     }
 
     /// One process, by pid.
@@ -226,13 +267,17 @@ impl Observed {
         self.processes.iter().filter(move |process| process.place == place)
     }
 
-    /// When a place may fork again.
+    /// When a place may fork again. Sooner than its backoff says while no worker is there at all.
     pub fn not_before(&self, place: Place) -> Ms {
-        self.places.get(&place).map_or(0, |history| history.not_before)
+        let Some(history) = self.places.get(&place) else { return 0 };
+        let alone = !self.processes.iter().any(|process| {
+            process.place.role == Role::Worker && matches!(process.state, State::Ready | State::Starting { .. })
+        });
+        if alone { history.not_before.min(history.failed_at + ALONE_PAUSE_MS) } else { history.not_before }
     }
 
     fn ready(&mut self, pid: Pid, now: Ms) {
-        let grace = self.graceful_ms + GRACE_MARGIN_MS;
+        let grace = self.drain_ms + GRACE_MARGIN_MS;
         let Some(process) = self.process(pid) else { return };
         match process.state {
             State::Starting { .. } => {
@@ -251,7 +296,7 @@ impl Observed {
 
     /// Somebody else told it to go: its place is free, and it has as long as if we had.
     fn leaving(&mut self, pid: Pid, now: Ms) {
-        let grace = self.graceful_ms + GRACE_MARGIN_MS;
+        let grace = self.drain_ms + GRACE_MARGIN_MS;
         let Some(process) = self.process(pid) else { return };
         match process.state {
             State::Starting { .. } | State::Ready => {
@@ -263,7 +308,7 @@ impl Observed {
     }
 
     fn ordered(&mut self, pid: Pid, (order, why): (Order, Why), now: Ms) {
-        let grace = self.graceful_ms + GRACE_MARGIN_MS;
+        let grace = self.drain_ms + GRACE_MARGIN_MS;
         let Some(process) = self.process(pid) else { return };
         process.state = match order {
             // What has not said that it serves has nothing to finish, and may hang.
@@ -273,22 +318,33 @@ impl Observed {
             Order::Kill => State::Killed,
         };
         match why {
-            Why::Stopping | Why::Replaced | Why::Surplus | Why::Abandoned => process.wanted = Wanted::No,
+            Why::Stopping | Why::Replaced | Why::Surplus | Why::Paused | Why::Abandoned => process.wanted = Wanted::No,
             Why::BootTimeout | Why::Silent | Why::GraceOver => {}
         }
     }
 
-    fn exited(&mut self, pid: Pid, exit: Exit, now: Ms) {
+    fn exited(&mut self, pid: Pid, (exit, blame): (Exit, Blame), now: Ms) {
         let Some(index) = self.processes.iter().position(|process| process.pid == pid) else { return };
         let dead = self.processes.remove(index);
         if dead.wanted == Wanted::No {
             return;
         }
-        if dead.ready_at.is_none() {
+        let was_ready = dead.ready_at.is_some();
+        if blame == Blame::Outside {
+            // It has not failed: it is replaced at once, however often, and says nothing of its configuration.
+            if !was_ready {
+                self.failed(dead.place, now);
+            }
+            return;
+        }
+        if was_ready {
+            let reason = format!("{} {} after it was ready", dead.place, told(exit));
+            self.failed_trial.get_or_insert(FailedBoot { generation: dead.generation, reason });
+        } else {
             let reason = dead.excuse.unwrap_or_else(|| format!("{} {} before it was ready", dead.place, told(exit)));
             self.boot_failed(FailedBoot { generation: dead.generation, reason });
         }
-        if dead.ready_at.is_some() && now.saturating_sub(dead.forked_at) >= STABLE_MS {
+        if was_ready && now.saturating_sub(dead.forked_at) >= STABLE_MS {
             self.places.insert(dead.place, History::default());
         } else {
             self.failed(dead.place, now);
@@ -307,6 +363,7 @@ impl Observed {
         let jitter = self.roll();
         let history = self.places.entry(place).or_default();
         history.failures += 1;
+        history.failed_at = now;
         let pause = match history.failures {
             1 => 0,
             more => (BACKOFF_FIRST_MS << (more - 2).min(20)).min(BACKOFF_MAX_MS),

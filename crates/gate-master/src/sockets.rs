@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use gate_sys::listen::{Address, Listener};
 
+use crate::estate::{Estate, bind_name};
+
 /// How workers share an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -48,11 +50,32 @@ struct Bound {
     listeners: Vec<Rc<Listener>>,
     /// How many slots new connections go to: the same for all configurations that share the sockets.
     steered: Rc<Cell<u32>>,
+    origin: Origin,
+}
+
+/// Where sockets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This master has bound them.
+    Bound,
+    /// They were handed to it.
+    Handed,
 }
 
 impl Bound {
-    fn new(wanted: Address, listener: Listener) -> Self {
-        Self { wanted, listeners: vec![Rc::new(listener)], steered: Rc::new(Cell::new(0)) }
+    fn new(wanted: Address, listeners: Vec<Listener>, origin: Origin) -> Self {
+        Self { wanted, origin, listeners: listeners.into_iter().map(Rc::new).collect(), steered: Rc::new(Cell::new(0)) }
+    }
+
+    fn retire(&self) {
+        if let Err(error) = self.listeners[0].retire() {
+            log::warn!("cannot remove {}: {error}", self.wanted);
+        }
+    }
+
+    /// Whether each slot has a socket of its own here.
+    fn has_own(&self, mode: Mode) -> bool {
+        mode == Mode::PerWorker && matches!(self.listeners[0].wanted(), Address::Tcp(_))
     }
 
     /// Without the kernel's help connections are spread by its own hash over all sockets, and a slot that goes away may
@@ -66,25 +89,45 @@ impl Bound {
     }
 }
 
+/// Whether this master says where new connections go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Steering {
+    /// It does.
+    Ours,
+    /// The gate before it still does: what is sent to sockets that only we hold would be lost if we failed.
+    Theirs,
+}
+
 /// The sockets of one configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Sockets {
     mode: Mode,
     backlog: i32,
     bound: Vec<Bound>,
+    steering: Rc<Cell<Steering>>,
+}
+
+/// How sockets are to be bound.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    pub(crate) mode: Mode,
+    pub(crate) backlog: i32,
+    /// Of a first start; later it is whatever it has become.
+    pub(crate) steering: Steering,
 }
 
 impl Sockets {
-    /// Binds what `held` does not hold already.
+    /// Binds what neither `held` holds nor the `estate`.
     ///
     /// # Errors
     /// Every address that cannot be bound. What was bound on the way is closed again.
     pub(crate) fn bind(
         wanted: &[Address],
-        mode: Mode,
-        backlog: i32,
+        manner: Manner,
         held: Option<&Self>,
+        estate: &mut Estate,
     ) -> Result<Self, Vec<BindError>> {
+        let Manner { mode, backlog, steering } = manner;
         let mut errors = Vec::new();
         let mut bound: Vec<Bound> = Vec::new();
         for address in wanted {
@@ -92,12 +135,19 @@ impl Sockets {
                 bound.push(known.clone());
                 continue;
             }
-            match Listener::bind(address, backlog) {
-                Ok(listener) => bound.push(Bound::new(address.clone(), listener)),
+            let found = estate.sockets(address).and_then(|handed| {
+                if handed.is_empty() {
+                    return Listener::bind(address, backlog).map(|listener| (vec![listener], Origin::Bound));
+                }
+                Ok((handed, Origin::Handed))
+            });
+            match found {
+                Ok((listeners, origin)) => bound.push(Bound::new(address.clone(), listeners, origin)),
                 Err(error) => errors.push(BindError { address: address.clone(), error }),
             }
         }
-        let sockets = Self { mode, backlog, bound };
+        let steering = held.map_or_else(|| Rc::new(Cell::new(steering)), |held| Rc::clone(&held.steering));
+        let sockets = Self { mode, backlog, bound, steering };
         if errors.is_empty() {
             return Ok(sockets);
         }
@@ -112,25 +162,54 @@ impl Sockets {
     pub(crate) fn of_slot(&mut self, slot: u32) -> io::Result<Vec<Rc<Listener>>> {
         let mut sockets = Vec::with_capacity(self.bound.len());
         for bound in &mut self.bound {
-            let own = self.mode == Mode::PerWorker && matches!(bound.listeners[0].address(), Address::Tcp(_));
-            if !own {
+            if !bound.has_own(self.mode) {
                 sockets.push(Rc::clone(&bound.listeners[0]));
                 continue;
+            }
+            if bound.listeners.len() == 1 && slot > 0 {
+                // Before a second one joins: without a program the kernel would send connections there at once.
+                bound.steer(bound.steered.get().max(1));
             }
             while bound.listeners.len() <= slot as usize {
                 let sibling = bound.listeners[0].sibling(self.backlog)?;
                 bound.listeners.push(Rc::new(sibling));
             }
-            bound.steer(bound.steered.get().max(slot + 1));
+            if self.steering.get() == Steering::Ours {
+                bound.steer(bound.steered.get().max(slot + 1));
+            }
             sockets.push(Rc::clone(&bound.listeners[slot as usize]));
         }
         Ok(sockets)
     }
 
+    /// Says from here on where new connections go: to the sockets of so many slots.
+    pub(crate) fn take_the_wheel(&self, workers: u32) {
+        self.steering.set(Steering::Ours);
+        for bound in self.bound.iter().filter(|bound| bound.listeners.len() > 1) {
+            bound.steer(if bound.has_own(self.mode) { workers.max(1) } else { 1 });
+        }
+    }
+
+    /// All sockets, with the names under which they are handed over or kept.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Rc<Listener>)> {
+        self.bound.iter().flat_map(|bound| {
+            let name = |(slot, listener)| (bind_name(&bound.wanted, slot), listener);
+            bound.listeners.iter().enumerate().map(name)
+        })
+    }
+
+    /// The sockets of each address.
+    pub(crate) fn by_address(&self) -> impl Iterator<Item = &[Rc<Listener>]> {
+        self.bound.iter().map(|bound| &bound.listeners[..])
+    }
+
     /// Keeps new connections away from the sockets of slots from `workers` up. What has come there before is for the
     /// worker that leaves.
     pub(crate) fn shrink(&self, workers: u32) {
-        for bound in self.bound.iter().filter(|bound| bound.steered.get() > workers) {
+        if self.steering.get() == Steering::Theirs {
+            return;
+        }
+        for bound in self.bound.iter().filter(|bound| bound.steered.get() > workers.max(1)) {
             bound.steer(workers.max(1));
         }
     }
@@ -146,15 +225,20 @@ impl Sockets {
         self.bound.iter().map(|bound| bound.listeners[0].address())
     }
 
+    /// Removes the files of unix sockets that this master has bound itself, not those it was handed.
+    pub(crate) fn retire_new(&self) {
+        for bound in self.bound.iter().filter(|bound| bound.origin == Origin::Bound) {
+            bound.retire();
+        }
+    }
+
     /// Removes the files of unix sockets that `kept` does not hold too.
     pub(crate) fn retire(&self, kept: Option<&Self>) {
         for bound in &self.bound {
             if kept.is_some_and(|kept| kept.bound.iter().any(|other| other.wanted == bound.wanted)) {
                 continue;
             }
-            if let Err(error) = bound.listeners[0].retire() {
-                log::warn!("cannot remove {}: {error}", bound.wanted);
-            }
+            bound.retire();
         }
     }
 }
@@ -169,23 +253,28 @@ mod tests {
         Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
+    fn bind(wanted: &[Address], mode: Mode, held: Option<&Sockets>) -> Result<Sockets, Vec<BindError>> {
+        let manner = Manner { mode, backlog: 16, steering: Steering::Ours };
+        Sockets::bind(wanted, manner, held, &mut Estate::default())
+    }
+
     #[test]
     fn what_is_held_is_kept_and_what_fails_is_told_together() {
-        let first = Sockets::bind(&[any()], Mode::Shared, 16, None).unwrap();
-        let again = Sockets::bind(&[any()], Mode::Shared, 16, Some(&first)).unwrap();
+        let first = bind(&[any()], Mode::Shared, None).unwrap();
+        let again = bind(&[any()], Mode::Shared, Some(&first)).unwrap();
         assert!(first.addresses().eq(again.addresses()));
         let busy = first.addresses().next().unwrap().clone();
         let nowhere = Address::Tcp(SocketAddr::from(([192, 0, 2, 1], 80)));
-        let errors = Sockets::bind(&[busy, nowhere], Mode::Shared, 16, None).unwrap_err();
+        let errors = bind(&[busy, nowhere], Mode::Shared, None).unwrap_err();
         assert_eq!(errors.len(), 2);
         assert!(errors[0].to_string().contains("another process listens there"), "{}", errors[0]);
     }
 
     #[test]
     fn slots_have_sockets_of_their_own_only_when_asked() {
-        let mut shared = Sockets::bind(&[any()], Mode::Shared, 16, None).unwrap();
+        let mut shared = bind(&[any()], Mode::Shared, None).unwrap();
         assert!(Rc::ptr_eq(&shared.of_slot(0).unwrap()[0], &shared.of_slot(1).unwrap()[0]));
-        let mut own = Sockets::bind(&[any()], Mode::PerWorker, 16, None).unwrap();
+        let mut own = bind(&[any()], Mode::PerWorker, None).unwrap();
         let second = own.of_slot(1).unwrap();
         assert!(!Rc::ptr_eq(&own.of_slot(0).unwrap()[0], &second[0]));
         assert!(Rc::ptr_eq(&own.of_slot(1).unwrap()[0], &second[0]), "a successor gets the same socket");

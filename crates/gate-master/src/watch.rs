@@ -3,19 +3,27 @@
 use std::os::fd::AsFd;
 
 use gate_sys::clock;
-use gate_sys::process;
+use gate_sys::process::{self, Ended, Exit};
 use gate_sys::signals::{Caught, Sender, Signal, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::birth::More;
-use crate::event::{Event, Ms, Stop};
+use crate::desk::Desk;
+use crate::event::{Blame, Event, Ms, Resize, Stop, ZoneFate};
 use crate::hands::Hands;
-use crate::observed::{Observed, Phase, State, Wanted, told};
+use crate::observed::{Observed, Phase, Process, State, Wanted, told};
 
 /// Waits until something has happened or `wake_at` has come, and tells what.
-pub(crate) fn wait(hands: &mut Hands, signals: &Signals, seen: &Observed, wake_at: Option<Ms>) -> Vec<Event> {
+pub(crate) fn wait(
+    hands: &mut Hands,
+    desk: &Desk,
+    (signals, seen): (&Signals, &Observed),
+    wake_at: Option<Ms>,
+) -> Vec<Event> {
     let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     watched.extend(hands.awaited.iter().map(|awaited| PollFd::new(awaited.as_fd(), PollFlags::POLLIN)));
+    watched.extend(hands.standing.watched().map(|go| PollFd::new(go, PollFlags::POLLIN)));
+    watched.extend(desk.watched(hands.control.as_ref().filter(|_| hands.standing.is_alone())));
     let timeout = wake_at.map_or(PollTimeout::NONE, |at| {
         let left = at.saturating_sub(clock::monotonic_ms());
         PollTimeout::try_from(left.min(i32::MAX as u64) as i32).unwrap_or(PollTimeout::MAX)
@@ -29,6 +37,9 @@ pub(crate) fn wait(hands: &mut Hands, signals: &Signals, seen: &Observed, wake_a
     let mut events = Vec::new();
     // Words before deaths: a child that says why it fails and exits at once must be heard first.
     hear(hands, &mut events);
+    if hands.standing.is_promoted() {
+        events.push(Event::Promoted);
+    }
     obey(signals, &mut events);
     bury(hands, seen, &mut events);
     events.push(Event::Beats(beats(hands, seen)));
@@ -63,13 +74,12 @@ fn order(caught: Caught) -> Option<Event> {
             log::debug!("{} from the terminal: no order", caught.signal);
             None
         }
-        Signal::SIGHUP => Some(Event::ReloadAsked),
-        Signal::SIGTTIN => Some(Event::WorkerMoreAsked),
-        Signal::SIGTTOU => Some(Event::WorkerFewerAsked),
-        Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => {
-            log::warn!("{} is not supported yet; nothing was done", caught.signal);
-            None
-        }
+        Signal::SIGHUP => Some(Event::ReloadAsked(None)),
+        Signal::SIGTTIN => Some(Event::ResizeAsked(Resize::More)),
+        Signal::SIGTTOU => Some(Event::ResizeAsked(Resize::Fewer)),
+        Signal::SIGUSR1 => Some(Event::ReopenAsked),
+        Signal::SIGUSR2 => Some(Event::UpgradeAsked(ZoneFate::HandedOn)),
+        Signal::SIGWINCH => Some(Event::PauseAsked),
         // SIGCHLD only wakes the loop.
         _ => None,
     }
@@ -78,12 +88,22 @@ fn order(caught: Caught) -> Option<Event> {
 fn bury(hands: &mut Hands, seen: &Observed, events: &mut Vec<Event>) {
     loop {
         match process::reap() {
-            Ok(Some(ended)) => {
+            Ok(Some(Ended { pid, exit })) => {
                 // It may have spoken between the reading of the pipes and its end.
-                hands.last_words(ended.pid, events);
-                let known = seen.processes.iter().find(|process| process.pid == ended.pid);
-                hands.bury(ended.pid, known.map(|process| process.row));
-                events.push(Event::Exited { pid: ended.pid, exit: ended.exit });
+                let heard = events.len();
+                hands.last_words(pid, events);
+                let known = seen.processes.iter().find(|process| process.pid == pid);
+                let blame = known.map_or(Blame::Itself, |process| hands.blame(process, exit));
+                if let Some(process) = known {
+                    // Its last words may say why, or that it leaves as told by somebody else.
+                    let mut dead = process.clone();
+                    events[heard..].iter().for_each(|event| dead.heard(event));
+                    if dead.wanted == Wanted::Yes {
+                        hands.mourn(&dead, (exit, blame), seen.phase);
+                    }
+                }
+                hands.bury(pid, known.map(|process| process.row));
+                events.push(Event::Exited { pid, exit, blame });
             }
             Ok(None) => return,
             Err(error) => {
@@ -91,6 +111,37 @@ fn bury(hands: &mut Hands, seen: &Observed, events: &mut Vec<Event>) {
                 return;
             }
         }
+    }
+}
+
+impl Hands {
+    /// Through whom a process has ended.
+    fn blame(&mut self, process: &Process, exit: Exit) -> Blame {
+        let killed = matches!(exit, Exit::Signal { signal: Signal::SIGKILL, .. });
+        if !killed || process.state == State::Killed {
+            return Blame::Itself;
+        }
+        if let Some((counter, known)) = &mut self.oom
+            && let Some(count) = counter.count()
+            && count > *known
+        {
+            *known = count;
+            return Blame::Memory;
+        }
+        Blame::Outside
+    }
+
+    /// One structured record of a death that nobody wanted, for the log and for whoever asks later.
+    fn mourn(&mut self, dead: &Process, (exit, blame): (Exit, Blame), phase: Phase) {
+        let death = self.report(dead, (exit, blame), clock::monotonic_ms());
+        let what_follows = match phase {
+            Phase::FirstStart if dead.ready_at.is_none() => "",
+            Phase::FirstStart | Phase::Serving => ": it will be replaced",
+        };
+        let before = if dead.ready_at.is_none() { " before it was ready" } else { "" };
+        let record = serde_json::to_string(&death).unwrap_or_default();
+        log::error!("{} ({}) {}{before}{what_follows}; {}; {record}", dead.place, dead.pid, death.how, death.cause);
+        self.chronicle.died(dead.place, death);
     }
 }
 
@@ -105,12 +156,17 @@ pub(crate) fn tell(event: &Event, seen: &Observed) {
     match event {
         Event::StopAsked(Stop::Graceful) => log::info!("stopping: finishing what is in service"),
         Event::StopAsked(Stop::Quick) => log::info!("stopping now"),
-        Event::ReloadAsked => log::info!("reload asked for"),
-        Event::WorkerMoreAsked => log::info!("one worker more"),
-        Event::WorkerFewerAsked => log::info!("one worker fewer"),
+        Event::ReloadAsked(_) => log::info!("reload asked for"),
+        Event::ResizeAsked(Resize::More) => log::info!("one worker more"),
+        Event::ResizeAsked(Resize::Fewer) => log::info!("one worker fewer"),
+        Event::ResizeAsked(Resize::To(workers)) => log::info!("{workers} workers are wanted"),
+        Event::PauseAsked => log::info!("pausing: no workers until a reload, TTIN or a word on their number"),
+        Event::UpgradeAsked(_) => log::info!("upgrade asked for"),
         Event::BootFailed { reason, .. } => log::error!("{reason}"),
         Event::Leaving(pid) => {
-            if let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) {
+            // Who was told by us says so too.
+            let untold = |process: &&Process| process.pid == *pid && process.wanted == Wanted::Yes;
+            if let Some(process) = seen.processes.iter().find(untold) {
                 log::info!("{} ({pid}) was told by somebody else to leave", process.place);
             }
         }
@@ -124,16 +180,14 @@ pub(crate) fn tell(event: &Event, seen: &Observed) {
                 log::info!("{} ({pid}) of generation {} is ready", process.place, process.generation);
             }
         }
-        Event::Exited { pid, exit } => {
+        Event::Exited { pid, exit, .. } => {
             let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) else { return };
-            let (place, told) = (process.place, told(*exit));
+            let place = process.place;
             match (process.wanted, process.state) {
                 (Wanted::No, State::Draining { .. }) => log::info!("{place} ({pid}) has left"),
-                (Wanted::No, _) => log::info!("{place} ({pid}) {told}"),
-                (Wanted::Yes, _) if seen.phase == Phase::FirstStart && process.ready_at.is_none() => {
-                    log::error!("{place} ({pid}) {told} before it was ready");
-                }
-                (Wanted::Yes, _) => log::error!("{place} ({pid}) {told}: it will be replaced"),
+                (Wanted::No, _) => log::info!("{place} ({pid}) {}", told(*exit)),
+                // It has had its record.
+                (Wanted::Yes, _) => {}
             }
         }
         _ => {}

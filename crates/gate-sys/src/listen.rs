@@ -407,6 +407,12 @@ fn kind_of(local: &SockAddr) -> Kind {
     if local.as_socket().is_some() { Kind::Tcp } else { Kind::Unix }
 }
 
+/// Where a TCP socket is bound that somebody else has opened; `None` for any other descriptor.
+pub fn local_address(socket: BorrowedFd<'_>) -> Option<Address> {
+    let local = socket2::SockRef::from(&socket).local_addr().ok()?;
+    local.as_socket().map(Address::Tcp)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;

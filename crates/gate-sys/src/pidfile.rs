@@ -98,6 +98,11 @@ impl PidFile {
         self.file.set_len(text.len() as u64)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Closes it and leaves the file where it is, even if its heir has not written into it yet.
     pub fn leave_to_heir(mut self) {
         // Under no path there is nothing to remove.

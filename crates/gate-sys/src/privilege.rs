@@ -9,6 +9,7 @@ mod sandbox;
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -55,6 +56,17 @@ impl Identity {
             None => None,
         };
         Ok(Self { user, group })
+    }
+
+    /// Gives a file to this user and group, where that is a change.
+    ///
+    /// # Errors
+    /// `EPERM` without the privilege.
+    pub fn give(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        if self.is_own() {
+            return Ok(());
+        }
+        Ok(unistd::fchown(file, self.user.as_ref().map(|(uid, _)| *uid), self.group)?)
     }
 
     /// Whether becoming it changes neither user nor group.

@@ -33,6 +33,10 @@ pub mod header {
     /// How often the log files were to be reopened. Written by the master; a worker that opened its file at a lower
     /// number opens it again.
     pub const REOPEN: usize = 9;
+    /// What operators have said about the number of workers, for a master that takes over: 1 << 63 where there is
+    /// something, 1 << 62 while there are to be none, the configured number << 32, the number wanted. Written by the
+    /// master.
+    pub const WORKERS: usize = 10;
     /// Window lengths in nanoseconds of the limiter's fixed-window regions; 0 is an unused region.
     /// Written by the master before any worker that uses it is forked.
     pub const WINDOWS: usize = 16;
@@ -81,6 +85,8 @@ pub mod row {
     pub const STREAMS_OPENED: usize = 18;
     /// Streams ended. Read before `STREAMS_OPENED`.
     pub const STREAMS_CLOSED: usize = 19;
+    /// Bytes of memory that the process held when it last looked.
+    pub const RSS: usize = 20;
     /// Latency histogram: bucket i counts answers that took less than 2^i microseconds and not less than 2^(i-1).
     pub const LATENCY: usize = 24;
     /// Buckets of the histogram; the last one takes all that is longer (2^31 us are 36 minutes).
@@ -93,7 +99,9 @@ pub mod row {
     /// Words of a row: eight cache lines, so that two writers never share one.
     pub const WORDS: usize = 64;
     /// Words that count, and are added up when a row is settled.
-    pub const COUNTERS: std::ops::Range<usize> = OPENED..LATENCY + LATENCY_COUNT;
+    pub const COUNTERS: [std::ops::Range<usize>; 2] = [ANSWERS..STREAMS_OPENED, LATENCY..LATENCY + LATENCY_COUNT];
+    /// Pairs that count begins and ends. What a process had begun has ended with it.
+    pub const PAIRS: [(usize, usize); 3] = [(STARTED, FINISHED), (OPENED, CLOSED), (STREAMS_OPENED, STREAMS_CLOSED)];
 }
 
 /// Rows of the scoreboard. Row 0 is the master's: the sums of all settled rows.

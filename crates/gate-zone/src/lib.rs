@@ -56,6 +56,17 @@ pub struct Fill {
     pub used: usize,
 }
 
+/// What operators have said about the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkersWord {
+    /// What the configuration asked for then.
+    pub configured: u32,
+    /// What is wanted instead.
+    pub wanted: u32,
+    /// Whether there are to be none for now.
+    pub none: bool,
+}
+
 /// There are more window lengths than regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyWindows;
@@ -159,6 +170,19 @@ impl Zone {
     /// Says which generation serves. Master only.
     pub fn tell_generation(self, generation: u32) {
         self.store(header::GENERATION, u64::from(generation));
+    }
+
+    /// What operators have said about the number of workers.
+    pub fn workers_word(self) -> Option<WorkersWord> {
+        let word = self.load(header::WORKERS);
+        let (said, none) = (word >> 63 == 1, (word >> 62) & 1 == 1);
+        said.then_some(WorkersWord { configured: (word >> 32) as u32 & 0xffff, wanted: word as u32, none })
+    }
+
+    /// Notes what operators have said about the number of workers. Master only.
+    pub fn tell_workers_word(self, said: WorkersWord) {
+        let flags = 1 << 63 | u64::from(said.none) << 62;
+        self.store(header::WORKERS, flags | u64::from(said.configured & 0xffff) << 32 | u64::from(said.wanted));
     }
 
     /// How often the log files were to be reopened.
@@ -281,6 +305,7 @@ mod tests {
         assert_eq!((own.row().place(), own.row().generation()), (Some(place), 3));
         assert_eq!(board.mean_load(150, 1000).unwrap().ceil().in_flight, 1);
         assert!(board.mean_load(1100, 1000).is_none(), "a stale heart does not count");
+        assert_eq!(board.free_rows(), layout::ROWS - 3);
         let request = InService { since_ms: 77, route: 3 };
         let described = own.begun(request).unwrap();
         assert_eq!(own.row().in_service(), [request]);
@@ -293,7 +318,10 @@ mod tests {
         board.settle(first, 8);
         assert_eq!(board.row(first).pid(), None);
         assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::ANSWERS + 2), 1);
-        assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::LATENCY + 3), 1);
+        let sums = board.row(layout::SETTLED_ROW);
+        assert_eq!(sums.count(layout::row::LATENCY + 3), 1);
+        let none = crate::scoreboard::Load::default();
+        assert_eq!((sums.count(layout::row::STARTED), sums.load_now()), (1, none), "nothing of the dead is in flight");
         assert_eq!(board.set_aside(7), Some(first));
     }
 
@@ -318,6 +346,19 @@ mod tests {
         assert_eq!(zone.fill(&memory).unwrap(), [fill(minute, 3), fill(hour, 0)]);
         let other = Zone::create(NonZeroUsize::new(64).unwrap(), [1, 2]).unwrap().0;
         assert_eq!(zone.fill(&other).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_word_on_workers_is_read_as_it_was_said() {
+        let zone = zone();
+        assert_eq!(zone.workers_word(), None);
+        for said in [
+            WorkersWord { configured: 4, wanted: 7, none: false },
+            WorkersWord { configured: 64, wanted: 1, none: true },
+        ] {
+            zone.tell_workers_word(said);
+            assert_eq!(zone.workers_word(), Some(said));
+        }
     }
 
     #[test]

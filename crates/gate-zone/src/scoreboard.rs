@@ -121,6 +121,11 @@ impl Row {
         self.load(row::BORN)
     }
 
+    /// Bytes of memory that the owner held when it last looked; 0 before.
+    pub fn rss_bytes(self) -> u64 {
+        self.load(row::RSS)
+    }
+
     /// Streams open.
     pub fn streams(self) -> u64 {
         let closed = self.load(row::STREAMS_CLOSED);
@@ -221,6 +226,11 @@ impl OwnRow {
         self.row.store(row::HEARTBEAT, now_ms);
     }
 
+    /// Says how many bytes of memory this process holds.
+    pub fn holds(&self, bytes: u64) {
+        self.row.store(row::RSS, bytes);
+    }
+
     /// Says where in its life this process is.
     pub fn enter(&self, stage: Stage) {
         let word = match stage {
@@ -319,11 +329,18 @@ impl Scoreboard {
         if is_others || dead.words[row::OWNER].compare_exchange(owner, mark, AcqRel, Relaxed).is_err() {
             return;
         }
-        for word in row::COUNTERS {
-            let counted = dead.load(word);
+        let sum = |word: usize, counted: u64| {
             if counted != 0 {
                 sums.words[word].fetch_add(counted, AcqRel);
             }
+        };
+        for word in row::COUNTERS.into_iter().flatten() {
+            sum(word, dead.load(word));
+        }
+        for (begun, ended) in row::PAIRS {
+            let count = dead.load(begun);
+            sum(begun, count);
+            sum(ended, count);
         }
         self.free(index);
     }
@@ -335,6 +352,11 @@ impl Scoreboard {
             row.store(word, 0);
         }
         row.store(row::OWNER, 0);
+    }
+
+    /// How many more rows can be set aside.
+    pub fn free_rows(self) -> usize {
+        (SETTLED_ROW + 1..ROWS).filter(|index| self.row(*index).load(row::OWNER) == 0).count()
     }
 
     /// Every row that was ever in use, with its index.

@@ -6,9 +6,10 @@ use gate_sys::process::{Core, Exit, Pid};
 use gate_sys::signals::Signal;
 
 use super::*;
-use crate::event::{Demo, Event, Generation, Wish};
+use crate::desired::{Duty, Service};
+use crate::event::{Blame, Canary, Demo, Event, Generation, Resize, Wish, ZoneFate};
 
-const WISH: Wish = Wish { workers: 3, boot_ms: 2_000, graceful_ms: 3_000, liveness_ms: 1_500, demo: Demo::Off };
+const WISH: Wish = Wish { workers: 3, boot_ms: 2_000, drain_ms: 3_000, liveness_ms: 1_500, surge: 1, demo: Demo::Off };
 
 /// Lives per run.
 const LIVES: u64 = 300;
@@ -53,8 +54,8 @@ enum Trouble {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Observed::new(0, seed);
-        world.allow(WISH.boot_ms, WISH.graceful_ms);
-        let want = Desired::first(WISH);
+        world.allow(WISH.boot_ms, WISH.drain_ms);
+        let want = Desired::first(WISH, 1);
         let dice = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
         Self {
             want,
@@ -78,8 +79,8 @@ impl World {
     }
 
     fn tell(&mut self, event: &Event) {
-        self.want.apply(event);
-        self.seen.allow(self.want.wish.boot_ms, self.want.wish.graceful_ms);
+        self.want.apply(event, self.now);
+        self.seen.allow(self.want.wish.boot_ms, self.want.wish.drain_ms);
         self.seen.apply(event, self.now);
     }
 
@@ -109,8 +110,15 @@ impl World {
                 self.obey(*pid, *order);
                 Event::Ordered { pid: *pid, order: *order, why: *why }
             }
-            Action::Commit => Event::Committed,
-            Action::RollBack { .. } => Event::RolledBack,
+            Action::BeginTrial => Event::TrialBegan,
+            Action::Judge if self.roll(3) == 0 => Event::Judged(Err("worse".to_owned())),
+            Action::Judge => Event::Judged(Ok(String::new())),
+            Action::Commit => Event::Committed { generation: self.want.target },
+            Action::RollBack { reason } => Event::RolledBack { reason: reason.clone() },
+            Action::StartCandidate(_) => self.start_candidate(),
+            Action::HandOver { pid, version } => Event::HandedOver { pid: *pid, version: version.clone() },
+            Action::GiveUpUpgrade { reason } => Event::UpgradeFailed { reason: reason.clone() },
+            Action::Reopen => Event::Reopening,
             Action::CloseListeners => Event::ListenersClosed,
             Action::Done(code) => {
                 self.code = Some(*code);
@@ -124,16 +132,29 @@ impl World {
     fn keeps_serving(&self, pid: Pid, why: Why) {
         if why == Why::Replaced {
             let old = self.seen.processes.iter().find(|process| process.pid == pid).expect("it was told something");
-            let serves = |other: &Process| {
-                other.pid != pid && other.state == State::Ready && other.generation == self.want.target
-            };
+            let serves =
+                |other: &Process| other.pid != pid && other.state == State::Ready && is_right(&self.want, other);
             assert!(self.seen.at(old.place).any(serves), "{old:?} has no successor yet");
         }
     }
 
+    /// One that serves ends this master's life, so few do: most crash, or hang.
+    fn start_candidate(&mut self) -> Event {
+        if self.roll(4) == 0 {
+            return Event::UpgradeFailed { reason: "no such program".to_owned() };
+        }
+        self.pids += 1;
+        let pid = Pid::from_raw(self.pids);
+        let (now, kind, pause) = (self.now, self.roll(20), self.roll(300));
+        let ready_at = (kind == 0).then_some(now + pause);
+        let leaves_at = (kind % 2 == 1).then_some(now + pause);
+        self.fates.push(Fate { pid, ready_at, beats: Beats::Regular, leaves_at });
+        Event::CandidateStarted { pid }
+    }
+
     fn load(&mut self) -> Event {
         if self.trouble == Trouble::On && self.roll(4) == 0 {
-            return Event::LoadRefused;
+            return Event::LoadRefused { reasons: vec![] };
         }
         // A number is used once: processes of a generation that was given up may still be there.
         self.loads += 1;
@@ -141,7 +162,7 @@ impl World {
         if self.trouble == Trouble::On && self.roll(3) == 0 {
             self.broken.push(generation);
         }
-        Event::Loaded { generation, wish: Wish { workers: 2 + self.roll(2) as u32, ..WISH } }
+        Event::Loaded { generation, wish: Wish { workers: 2 + self.roll(2) as u32, ..WISH }, changes: vec![] }
     }
 
     fn fork(&mut self, place: Place, generation: Generation) -> Event {
@@ -183,7 +204,7 @@ impl World {
         let gone: Vec<Pid> = self.fates.iter().filter(|fate| due(fate.leaves_at)).map(|fate| fate.pid).collect();
         self.fates.retain(|fate| !due(fate.leaves_at));
         for pid in gone {
-            self.tell(&Event::Exited { pid, exit: Exit::Code(1) });
+            self.tell(&Event::Exited { pid, exit: Exit::Code(1), blame: Blame::Itself });
         }
         let beating = self.fates.iter().filter(|fate| fate.beats == Beats::Regular);
         let beats = beating.map(|fate| (fate.pid, now)).collect();
@@ -193,16 +214,33 @@ impl World {
 
     fn make_trouble(&mut self) {
         match self.roll(20) {
-            0 => self.tell(&Event::ReloadAsked),
-            1 => self.tell(&Event::WorkerMoreAsked),
-            2 => self.tell(&Event::WorkerFewerAsked),
+            0 => {
+                let canary = Canary { workers: 1 + self.roll(2) as u32, hold_ms: self.roll(2_000) };
+                let canary = Some(canary).filter(|_| self.roll(2) == 0);
+                self.tell(&Event::ReloadAsked(canary));
+            }
+            1 => self.tell(&Event::ResizeAsked(Resize::More)),
+            2 => self.tell(&Event::ResizeAsked(Resize::Fewer)),
+            6 => self.tell(&Event::UpgradeAsked(ZoneFate::HandedOn)),
+            7 if self.roll(4) == 0 => self.tell(&Event::PauseAsked),
+            8 => self.tell(&Event::ReopenAsked),
+            9 | 10 if !self.seen.processes.is_empty() => {
+                let chosen = self.roll(self.seen.processes.len() as u64) as usize;
+                let pid = self.seen.processes[chosen].pid;
+                let leaves = self.roll(3) == 0 && self.seen.processes[chosen].state == State::Ready;
+                if leaves {
+                    self.tell(&Event::Leaving(pid));
+                    self.obey(pid, Order::Drain);
+                } else {
+                    self.tell(&Event::Ripe { pid, reason: "old".to_owned() });
+                }
+            }
             3 | 4 if !self.fates.is_empty() => {
                 let victim = self.roll(self.fates.len() as u64) as usize;
                 let victim = self.fates.remove(victim);
-                self.tell(&Event::Exited {
-                    pid: victim.pid,
-                    exit: Exit::Signal { signal: Signal::SIGKILL, core: Core::None },
-                });
+                let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
+                let blame = if self.roll(2) == 0 { Blame::Outside } else { Blame::Memory };
+                self.tell(&Event::Exited { pid: victim.pid, exit, blame });
             }
             5 if !self.fates.is_empty() => {
                 let victim = self.roll(self.fates.len() as u64) as usize;
@@ -218,9 +256,16 @@ impl World {
         for place in self.want.places() {
             let starting = self.seen.at(place).filter(|p| matches!(p.state, State::Starting { .. })).count();
             let ready = self.seen.at(place).filter(|process| process.state == State::Ready).count();
-            assert!(starting <= 1 && ready <= 2, "{place}: {starting} starting, {ready} ready");
+            assert!(
+                starting <= 1 && ready <= 2,
+                "{place}: {starting} starting, {ready} ready: {:?} {:?}",
+                self.seen.at(place).collect::<Vec<_>>(),
+                self.want
+            );
             let forgotten = starting == 0 && ready == 0 && self.seen.not_before(place) <= self.now;
-            let leaving = self.want.stop.is_some() || given_up(&self.want, &self.seen).is_some();
+            let leaving = self.want.stop.is_some()
+                || self.want.duty != Duty::Serving
+                || given_up(&self.want, &self.seen).is_some();
             assert!(!forgotten || leaving, "{place} is empty and idle at {}: {:?}", self.now, self.seen.processes);
         }
     }
@@ -231,11 +276,9 @@ fn life(seed: u64) {
     for step in 0..TROUBLE {
         let wake_at = world.settle();
         if let Some(code) = world.code {
-            assert_eq!(
-                (code, world.seen.phase),
-                (EX_CONFIG, Phase::FirstStart),
-                "nothing stops a gate that has served"
-            );
+            let succeeded = world.want.duty != Duty::Serving;
+            let wanted = if succeeded { (EX_OK, Phase::Serving) } else { (EX_CONFIG, Phase::FirstStart) };
+            assert_eq!((code, world.seen.phase), wanted, "nothing but a successor stops a gate that has served");
             return;
         }
         world.check();
@@ -247,7 +290,12 @@ fn life(seed: u64) {
         }
     }
     world.trouble = Trouble::Over;
-    world.recovers();
+    if world.want.duty == Duty::Serving {
+        if world.want.service == Service::Paused {
+            world.tell(&Event::ReloadAsked(None));
+        }
+        world.recovers();
+    }
     world.stops();
 }
 
@@ -258,6 +306,9 @@ impl World {
         let broken_target = |world: &Self| world.broken.contains(&world.want.target);
         while self.now < until {
             self.settle();
+            if self.want.duty != Duty::Serving {
+                return;
+            }
             self.check();
             assert!(!broken_target(self) || self.want.fallback.is_some(), "a broken generation was committed");
             self.now += 100;

@@ -4,9 +4,9 @@ use gate_sys::process::{Core, Exit, Pid};
 use gate_sys::signals::Signal;
 
 use super::*;
-use crate::event::{Demo, Event, Wish};
+use crate::event::{Blame, Canary, Demo, Event, Resize, Wish, ZoneFate};
 
-const WISH: Wish = Wish { workers: 2, boot_ms: 100, graceful_ms: 1_000, liveness_ms: 500, demo: Demo::Off };
+const WISH: Wish = Wish { workers: 2, boot_ms: 100, drain_ms: 1_000, liveness_ms: 500, surge: 1, demo: Demo::Off };
 
 /// A wish and a world, fed by hand.
 struct Stage {
@@ -14,13 +14,14 @@ struct Stage {
     seen: Observed,
     now: Ms,
     pids: i32,
+    verdict: Result<String, String>,
 }
 
 impl Stage {
     fn new() -> Self {
         let mut seen = Observed::new(0, 1);
-        seen.allow(WISH.boot_ms, WISH.graceful_ms);
-        Self { want: Desired::first(WISH), seen, now: 0, pids: 100 }
+        seen.allow(WISH.boot_ms, WISH.drain_ms);
+        Self { want: Desired::first(WISH, 1), seen, now: 0, pids: 100, verdict: Ok(String::new()) }
     }
 
     /// Two workers and a monitor, ready and committed.
@@ -35,7 +36,7 @@ impl Stage {
 
     #[expect(clippy::needless_pass_by_value, reason = "a hundred calls that make their event in place")]
     fn event(&mut self, event: Event) {
-        self.want.apply(&event);
+        self.want.apply(&event, self.now);
         self.seen.apply(&event, self.now);
     }
 
@@ -62,15 +63,24 @@ impl Stage {
 
     fn perform(&mut self, action: &Action) {
         let event = match action {
-            Action::Load => Event::Loaded { generation: self.want.target + 1, wish: WISH },
+            Action::Load => Event::Loaded { generation: self.want.target + 1, wish: WISH, changes: vec![] },
             Action::Fork { place, generation } => {
                 self.pids += 1;
                 let (place, generation) = (*place, *generation);
                 Event::Forked { pid: Pid::from_raw(self.pids), place, generation, row: 1 }
             }
             Action::Tell { pid, order, why } => Event::Ordered { pid: *pid, order: *order, why: *why },
-            Action::Commit => Event::Committed,
-            Action::RollBack { .. } => Event::RolledBack,
+            Action::BeginTrial => Event::TrialBegan,
+            Action::Judge => Event::Judged(self.verdict.clone()),
+            Action::Commit => Event::Committed { generation: self.want.target },
+            Action::RollBack { reason } => Event::RolledBack { reason: reason.clone() },
+            Action::StartCandidate(_) => {
+                self.pids += 1;
+                Event::CandidateStarted { pid: Pid::from_raw(self.pids) }
+            }
+            Action::HandOver { pid, version } => Event::HandedOver { pid: *pid, version: version.clone() },
+            Action::GiveUpUpgrade { reason } => Event::UpgradeFailed { reason: reason.clone() },
+            Action::Reopen => Event::Reopening,
             Action::CloseListeners => Event::ListenersClosed,
             Action::Done(_) => return,
         };
@@ -96,7 +106,8 @@ impl Stage {
     }
 
     fn dies(&mut self, pid: Pid) {
-        self.event(Event::Exited { pid, exit: Exit::Signal { signal: Signal::SIGKILL, core: Core::None } });
+        let exit = Exit::Signal { signal: Signal::SIGSEGV, core: Core::None };
+        self.event(Event::Exited { pid, exit, blame: Blame::Itself });
     }
 }
 
@@ -121,7 +132,7 @@ fn a_first_start_that_cannot_boot_ends_with_a_code() {
     stage.act();
     let pid = stage.starting()[0];
     stage.event(Event::BootFailed { pid, reason: "no".into() });
-    stage.event(Event::Exited { pid, exit: Exit::Code(78) });
+    stage.event(Event::Exited { pid, exit: Exit::Code(78), blame: Blame::Itself });
     stage.act();
     for pid in stage.in_state(|_| true) {
         stage.dies(pid);
@@ -158,7 +169,7 @@ fn a_dead_worker_is_replaced_at_once_and_a_dying_one_ever_more_slowly() {
 #[test]
 fn a_reload_replaces_one_after_the_other_and_never_waits_for_a_drain() {
     let mut stage = Stage::serving();
-    stage.event(Event::ReloadAsked);
+    stage.event(Event::ReloadAsked(None));
     assert_eq!(forks(&stage.act()), 1);
     for round in 1..=3 {
         let pid = stage.starting()[0];
@@ -174,14 +185,14 @@ fn a_reload_replaces_one_after_the_other_and_never_waits_for_a_drain() {
 #[test]
 fn a_generation_that_does_not_come_up_is_rolled_back_slot_by_slot() {
     let mut stage = Stage::serving();
-    stage.event(Event::ReloadAsked);
+    stage.event(Event::ReloadAsked(None));
     stage.act();
     let pid = stage.starting()[0];
     stage.event(Event::Ready(pid));
     stage.act();
     let second = stage.starting()[0];
     stage.event(Event::BootFailed { pid: second, reason: "no such file".into() });
-    stage.event(Event::Exited { pid: second, exit: Exit::Code(78) });
+    stage.event(Event::Exited { pid: second, exit: Exit::Code(78), blame: Blame::Itself });
     let actions = stage.act();
     assert_eq!(actions[0], Action::RollBack { reason: "no such file".into() });
     assert_eq!(stage.want.target, 1);
@@ -195,10 +206,10 @@ fn a_generation_that_does_not_come_up_is_rolled_back_slot_by_slot() {
 #[test]
 fn a_reload_during_a_reload_waits_and_a_stop_does_not() {
     let mut stage = Stage::serving();
-    stage.event(Event::ReloadAsked);
+    stage.event(Event::ReloadAsked(None));
     stage.act();
-    stage.event(Event::ReloadAsked);
-    stage.event(Event::ReloadAsked);
+    stage.event(Event::ReloadAsked(None));
+    stage.event(Event::ReloadAsked(None));
     assert_eq!(stage.act(), []);
     while stage.want.fallback.is_some() {
         stage.all_ready();
@@ -240,15 +251,15 @@ fn a_silent_worker_is_aborted_then_killed_and_a_slept_master_blames_nobody() {
 #[test]
 fn fewer_and_more_workers() {
     let mut stage = Stage::serving();
-    stage.event(Event::WorkerFewerAsked);
+    stage.event(Event::ResizeAsked(Resize::Fewer));
     assert!(matches!(stage.act()[..], [Action::Tell { order: Order::Drain, why: Why::Surplus, .. }]));
-    stage.event(Event::WorkerFewerAsked);
+    stage.event(Event::ResizeAsked(Resize::Fewer));
     assert_eq!(stage.want.wish.workers, 1, "one stays");
-    stage.event(Event::WorkerMoreAsked);
-    stage.event(Event::WorkerMoreAsked);
+    stage.event(Event::ResizeAsked(Resize::More));
+    stage.event(Event::ResizeAsked(Resize::More));
     assert_eq!(forks(&stage.act()), 2);
     stage.all_ready();
-    stage.event(Event::ReloadAsked);
+    stage.event(Event::ReloadAsked(None));
     stage.act();
     assert_eq!(stage.want.wish.workers, 3, "a reload that names the same number keeps what was asked since");
 }
@@ -269,4 +280,220 @@ fn stopping_escalates() {
         stage.dies(pid);
     }
     assert_eq!(stage.act(), [Action::Done(EX_OK)]);
+}
+
+#[test]
+fn one_that_somebody_else_killed_is_replaced_at_once_however_often() {
+    let mut stage = Stage::serving();
+    for _ in 0..50 {
+        let pid = stage.ready()[0];
+        let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
+        stage.event(Event::Exited { pid, exit, blame: Blame::Outside });
+        assert_eq!(forks(&stage.act()), 1);
+        stage.all_ready();
+        stage.act();
+        stage.now += 10;
+    }
+}
+
+#[test]
+fn while_nobody_serves_a_place_is_tried_every_second() {
+    let mut stage = Stage::serving();
+    for pid in stage.ready() {
+        stage.dies(pid);
+    }
+    let mut longest = 0;
+    for _ in 0..20 {
+        stage.act();
+        for pid in stage.starting() {
+            stage.dies(pid);
+        }
+        let died_at = stage.now;
+        stage.now = stage.steps().wake_at.unwrap_or(stage.now).max(stage.now);
+        longest = longest.max(stage.now - died_at);
+    }
+    assert!(longest <= 1_000, "{longest}");
+}
+
+#[test]
+fn a_ripe_worker_goes_when_its_successor_serves_and_only_so_many_at_once() {
+    let mut stage = Stage::serving();
+    let workers: Vec<Pid> =
+        stage.seen.processes.iter().filter(|p| p.place.role == Role::Worker).map(|p| p.pid).collect();
+    for pid in &workers {
+        stage.event(Event::Ripe { pid: *pid, reason: "old".into() });
+    }
+    assert_eq!(forks(&stage.act()), 1, "one successor ahead");
+    assert_eq!(stage.ready().len(), 3);
+    stage.all_ready();
+    let actions = stage.act();
+    assert_eq!(actions, [Action::Tell { pid: workers[0], order: Order::Drain, why: Why::Replaced }]);
+    let exit = Exit::Code(0);
+    stage.event(Event::Exited { pid: workers[0], exit, blame: Blame::Itself });
+    assert_eq!(forks(&stage.act()), 1, "the second follows when the first has left");
+    stage.all_ready();
+    assert_eq!(stage.act(), [Action::Tell { pid: workers[1], order: Order::Drain, why: Why::Replaced }]);
+    stage.event(Event::Exited { pid: workers[1], exit, blame: Blame::Itself });
+    assert_eq!(stage.act(), []);
+}
+
+#[test]
+fn with_more_surge_more_are_replaced_at_once() {
+    let mut stage = Stage::serving();
+    stage.want.wish.surge = 2;
+    for pid in stage.ready() {
+        stage.event(Event::Ripe { pid, reason: "old".into() });
+    }
+    assert_eq!(forks(&stage.act()), 2);
+}
+
+#[test]
+fn one_that_leaves_by_somebody_elses_order_has_a_successor_at_once() {
+    let mut stage = Stage::serving();
+    let pid = stage.ready()[0];
+    stage.event(Event::Leaving(pid));
+    assert_eq!(forks(&stage.act()), 1);
+    stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
+    assert_eq!(stage.act(), []);
+}
+
+#[test]
+fn a_pause_drains_all_workers_until_somebody_wants_them_again() {
+    for back in [Event::ReloadAsked(None), Event::ResizeAsked(Resize::More), Event::ResizeAsked(Resize::To(2))] {
+        let mut stage = Stage::serving();
+        stage.event(Event::PauseAsked);
+        let actions = stage.act();
+        let drained = |action: &&Action| matches!(action, Action::Tell { order: Order::Drain, why: Why::Paused, .. });
+        assert_eq!(actions.iter().filter(drained).count(), 2);
+        assert_eq!((stage.ready().len(), stage.act().len()), (1, 0), "the monitor stays");
+        stage.event(back);
+        stage.act();
+        assert_eq!(stage.want.workers(), 2);
+    }
+}
+
+/// A reload with one canary that serves beside the worker before it.
+fn with_canary() -> Stage {
+    let mut stage = Stage::serving();
+    stage.event(Event::ReloadAsked(Some(Canary { workers: 1, hold_ms: 5_000 })));
+    assert_eq!(forks(&stage.act()), 1);
+    stage.all_ready();
+    assert_eq!(stage.act(), [Action::BeginTrial]);
+    assert_eq!(stage.ready().len(), 4, "the canary serves beside the one before it");
+    stage
+}
+
+fn beat(stage: &mut Stage) {
+    let beats = stage.seen.processes.iter().map(|process| (process.pid, stage.now)).collect();
+    stage.event(Event::Beats(beats));
+}
+
+#[test]
+fn canaries_are_tried_before_the_others_follow() {
+    let mut stage = with_canary();
+    let old = stage.ready()[1];
+    stage.dies(old);
+    let actions = stage.act();
+    assert!(matches!(actions[..], [Action::Fork { generation: 1, .. }]), "others stay with the old one: {actions:?}");
+    stage.all_ready();
+    stage.now = 5_000;
+    beat(&mut stage);
+    let actions = stage.act();
+    assert_eq!(actions[0], Action::Judge);
+    while stage.want.fallback.is_some() {
+        stage.all_ready();
+        stage.act();
+    }
+    assert_eq!(stage.want.target, 2);
+}
+
+#[test]
+fn canaries_that_are_worse_or_die_are_rolled_back() {
+    let mut stage = with_canary();
+    stage.verdict = Err("answers take longer".into());
+    stage.now = 5_000;
+    beat(&mut stage);
+    let actions = stage.act();
+    assert_eq!(actions[..2], [Action::Judge, Action::RollBack { reason: "answers take longer".into() }]);
+    assert_eq!((stage.want.target, stage.ready().len()), (1, 3));
+
+    let mut stage = with_canary();
+    let canary = stage.seen.processes.iter().find(|process| process.generation == 2).expect("it serves").pid;
+    stage.dies(canary);
+    let actions = stage.act();
+    assert!(matches!(&actions[0], Action::RollBack { reason } if reason.contains("after it was ready")), "{actions:?}");
+    assert_eq!((stage.want.target, stage.ready().len()), (1, 3));
+}
+
+fn upgrading() -> (Stage, Pid) {
+    let mut stage = Stage::serving();
+    stage.event(Event::UpgradeAsked(ZoneFate::HandedOn));
+    assert_eq!(stage.act(), [Action::StartCandidate(ZoneFate::HandedOn)]);
+    let pid = Pid::from_raw(stage.pids);
+    (stage, pid)
+}
+
+#[test]
+fn a_candidate_that_serves_takes_over_and_the_rest_drains() {
+    let (mut stage, pid) = upgrading();
+    stage.event(Event::UpgradeAsked(ZoneFate::HandedOn));
+    stage.event(Event::ReloadAsked(None));
+    assert_eq!(stage.act(), [], "one at a time, and no reload in between");
+    stage.event(Event::Ready(pid));
+    stage.event(Event::Version { pid, version: "9".into() });
+    let actions = stage.act();
+    assert_eq!(actions[0], Action::HandOver { pid, version: "9".into() });
+    assert_eq!(stage.in_state(|state| matches!(state, State::Draining { .. })).len(), 2);
+    stage.event(Event::StopAsked(Stop::Graceful));
+    let quit = |action: &Action| matches!(action, Action::Tell { order: Order::Quit, .. });
+    assert!(!stage.act().iter().any(quit), "told once to stop, it goes on draining");
+    for pid in stage.in_state(|_| true) {
+        stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
+    }
+    assert_eq!(stage.act(), [Action::Done(EX_OK)]);
+}
+
+#[test]
+fn a_candidate_that_fails_changes_nothing() {
+    let crash = |stage: &mut Stage, pid| {
+        stage.event(Event::Exited { pid, exit: Exit::Code(1), blame: Blame::Itself });
+    };
+    let refuse = |stage: &mut Stage, pid| {
+        stage.event(Event::BootFailed { pid, reason: "no such key".into() });
+        stage.event(Event::Exited { pid, exit: Exit::Code(78), blame: Blame::Itself });
+    };
+    let hang = |stage: &mut Stage, pid| {
+        stage.now = 60_000;
+        beat(stage);
+        assert_eq!(stage.act(), [Action::Tell { pid, order: Order::Kill, why: Why::BootTimeout }]);
+        let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
+        stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
+    };
+    let cases: [(fn(&mut Stage, Pid), &str); 3] =
+        [(crash, "exited with code 1"), (refuse, "no such key"), (hang, "did not serve in time")];
+    for (fails, wanted) in cases {
+        let (mut stage, pid) = upgrading();
+        let before = stage.ready();
+        fails(&mut stage, pid);
+        let actions = stage.act();
+        assert!(matches!(&actions[..], [Action::GiveUpUpgrade { reason }] if reason.contains(wanted)), "{actions:?}");
+        assert_eq!((stage.ready(), stage.act().len()), (before, 0));
+        stage.event(Event::UpgradeAsked(ZoneFate::Fresh));
+        assert_eq!(stage.act(), [Action::StartCandidate(ZoneFate::Fresh)], "another one may be tried");
+    }
+}
+
+#[test]
+fn a_stop_takes_the_candidate_along() {
+    let (mut stage, pid) = upgrading();
+    stage.event(Event::StopAsked(Stop::Graceful));
+    assert!(stage.act().contains(&Action::Tell { pid, order: Order::Drain, why: Why::Stopping }));
+    for pid in stage.in_state(|_| true) {
+        stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
+    }
+    stage.now += 1_000;
+    assert_eq!(stage.act(), [Action::Tell { pid, order: Order::Kill, why: Why::BootTimeout }]);
+    let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
+    stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
+    assert!(matches!(stage.act()[..], [Action::GiveUpUpgrade { .. }, Action::Done(EX_OK)]));
 }

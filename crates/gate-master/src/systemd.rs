@@ -1,0 +1,153 @@
+//! What the service manager is told, by the protocol of `sd_notify(3)`. Without `NOTIFY_SOCKET` nothing happens here.
+//!
+//! Nothing blocks: a message that the manager does not take at once is lost, and told to the log once.
+
+use std::os::fd::BorrowedFd;
+
+use gate_sys::clock;
+use gate_sys::notify::Notifier;
+use gate_sys::process::Pid;
+
+use crate::event::Ms;
+
+/// How often the manager is asked for more time while the gate drains.
+const EXTEND_EVERY_MS: Ms = 5_000;
+
+/// For how much: three times as long, so that one lost message does no harm.
+const EXTEND_BY_MS: Ms = 15_000;
+
+/// How often the text behind the unit's name is brought up to date while nothing else is said.
+const STATUS_EVERY_MS: Ms = 10_000;
+
+/// The way to the manager.
+pub(crate) struct Systemd {
+    notifier: Option<Notifier>,
+    /// How often the watchdog is fed: half of what the manager allows.
+    feed_every: Option<Ms>,
+    next_feed: Ms,
+    next_extension: Option<Ms>,
+    next_status: Ms,
+    status: String,
+    lost: Lost,
+}
+
+/// Whether a message has been lost since the last one that arrived.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    No,
+    Yes,
+}
+
+/// Whether every place has a process that does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    Good,
+    Poor,
+}
+
+impl Systemd {
+    /// As the environment says.
+    pub(crate) fn open() -> Self {
+        let notifier = Notifier::from_environment();
+        let feed_every = notifier.as_ref().and_then(Notifier::watchdog).map(|every| every.as_millis() as Ms / 2);
+        Self {
+            notifier,
+            feed_every,
+            next_feed: 0,
+            next_extension: None,
+            next_status: 0,
+            status: String::new(),
+            lost: Lost::No,
+        }
+    }
+
+    /// Whether there is a manager.
+    pub(crate) fn is_there(&self) -> bool {
+        self.notifier.is_some()
+    }
+
+    fn send(&mut self, text: &str) {
+        let Some(notifier) = &self.notifier else { return };
+        match notifier.send(text) {
+            Ok(()) => self.lost = Lost::No,
+            Err(error) if self.lost == Lost::No => {
+                self.lost = Lost::Yes;
+                log::warn!("the service manager does not take messages: {error}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// The gate serves.
+    pub(crate) fn ready(&mut self, status: &str) {
+        status.clone_into(&mut self.status);
+        self.send(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// A reload begins. Its end is [`Systemd::ready`], whichever way it ends.
+    pub(crate) fn reloading(&mut self) {
+        // The two belong into one message: without the time of its begin the manager fails a notify-reload.
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading", clock::monotonic_us()));
+    }
+
+    /// The gate stops; from here on [`Systemd::tend`] asks for the time it takes.
+    pub(crate) fn stopping(&mut self, now: Ms) {
+        self.send("STOPPING=1");
+        self.next_extension = Some(now);
+    }
+
+    /// Another process is the main one from here on.
+    pub(crate) fn main_pid(&mut self, pid: Pid) {
+        self.send(&format!("MAINPID={pid}"));
+    }
+
+    /// Gives a descriptor into the manager's keeping, in place of all that had this name.
+    pub(crate) fn store(&mut self, name: &str, descriptor: BorrowedFd<'_>) {
+        let Some(notifier) = &self.notifier else { return };
+        if let Err(error) = notifier.unstore(name).and_then(|()| notifier.store(name, descriptor)) {
+            log::warn!("the service manager does not keep {name}: {error}");
+        }
+    }
+
+    /// Takes one out of its keeping.
+    pub(crate) fn unstore(&mut self, name: &str) {
+        let Some(notifier) = &self.notifier else { return };
+        if let Err(error) = notifier.unstore(name) {
+            log::warn!("the service manager does not let go of {name}: {error}");
+        }
+    }
+
+    /// When there is next something to say by itself.
+    pub(crate) fn due(&self) -> Option<Ms> {
+        self.notifier.as_ref()?;
+        let feed = self.feed_every.map(|_| self.next_feed);
+        [feed, self.next_extension].into_iter().flatten().min()
+    }
+
+    /// Says what is due: the watchdog is fed only while the gate is well, so that the manager sees what nobody else does.
+    pub(crate) fn tend(&mut self, now: Ms, health: Health, status: impl FnOnce() -> String) {
+        if self.notifier.is_none() {
+            return;
+        }
+        if let Some(every) = self.feed_every
+            && now >= self.next_feed
+        {
+            self.next_feed = now + every;
+            if health == Health::Good {
+                self.send("WATCHDOG=1");
+            }
+        }
+        if self.next_extension.is_some_and(|at| now >= at) {
+            self.next_extension = Some(now + EXTEND_EVERY_MS);
+            self.send(&format!("EXTEND_TIMEOUT_USEC={}", EXTEND_BY_MS * 1_000));
+        }
+        if now >= self.next_status {
+            self.next_status = now + STATUS_EVERY_MS;
+            let status = status();
+            if status != self.status {
+                self.send(&format!("STATUS={status}"));
+                self.status = status;
+            }
+        }
+    }
+}
