@@ -177,7 +177,11 @@ fn reload_text(last: &LastReload, now: Timestamp) -> String {
 
 fn upgrade_text(last: &LastUpgrade, now: Timestamp) -> String {
     let (when, pid) = (moment(&last.time, now), last.pid);
-    let end = if last.ok { format!("pid {pid} took over") } else { format!("failed, pid {pid} did not take over") };
+    let end = match pid {
+        Some(pid) if last.ok => format!("pid {pid} took over"),
+        Some(pid) => format!("failed, pid {pid} did not take over"),
+        None => "failed".to_owned(),
+    };
     paragraph(&format!("Last upgrade: {when}: {end}"), &last.reasons)
 }
 
@@ -291,7 +295,7 @@ LIMIT WINDOW  CLIENTS  ROOM FOR
         let time = "2026-01-02T03:04:05Z".to_owned();
         status.last_reload =
             Some(LastReload { time: time.clone(), ok: false, generation: 3, reasons: vec!["one".into(), long] });
-        status.last_upgrade = Some(LastUpgrade { time, ok: true, pid: 10, reasons: vec![] });
+        status.last_upgrade = Some(LastUpgrade { time, ok: true, pid: Some(10), reasons: vec![] });
         status.upgrade = Some(gate_master::protocol::UpgradeUnderWay { pid: 12, since_s: 1 });
         status.processes[0].place = "p".repeat(200);
         status.listeners[0].address = "a".repeat(200);

@@ -53,7 +53,7 @@ impl Chronicle {
                 self.reload = Some(reload(false, serving, std::slice::from_ref(reason), time()));
             }
             Event::UpgradeFailed { reason } => {
-                self.upgrade = Some(LastUpgrade { time: time(), ok: false, pid: 0, reasons: vec![reason.clone()] });
+                self.upgrade = Some(LastUpgrade { time: time(), ok: false, pid: None, reasons: vec![reason.clone()] });
             }
             _ => {}
         }

@@ -289,7 +289,8 @@ impl Master {
         }
         self.hands.promoted(&self.desired, now);
         let (pid, time) = (gate_sys::process::own_pid(), status::time());
-        self.hands.chronicle.upgrade = Some(protocol::LastUpgrade { time, ok: true, pid, reasons: Vec::new() });
+        self.hands.chronicle.upgrade =
+            Some(protocol::LastUpgrade { time, ok: true, pid: Some(pid), reasons: Vec::new() });
     }
 
     /// The last thing it does.

@@ -19,6 +19,9 @@ use crate::ripe::{self, Ripeness};
 /// How often: four times within the age at which other workers stop counting this one.
 const BEAT: Duration = Duration::from_millis(250);
 
+/// How often memory is looked at: the text that the kernel makes for it costs more than a heartbeat.
+const SAMPLE_PAUSE_MS: u64 = 1_000;
+
 /// The heart of one worker.
 pub(crate) struct Pulse {
     gate: Rc<Gate>,
@@ -26,6 +29,8 @@ pub(crate) struct Pulse {
     woken: Signal,
     /// `None` once the master has been told.
     ripeness: Option<Ripeness>,
+    /// When memory is looked at next, on the clock of the heartbeat.
+    sample_at_ms: u64,
 }
 
 impl Pulse {
@@ -41,6 +46,7 @@ impl Pulse {
             upward: Rc::clone(upward),
             woken: signal(SignalKind::user_defined1())?,
             ripeness: Some(Ripeness::of(&gate.plan, [chance(), chance()])),
+            sample_at_ms: 0,
         })
     }
 
@@ -54,7 +60,16 @@ impl Pulse {
             }
             let now_ms = clock::monotonic_ms();
             self.gate.row.beat(now_ms);
+            self.sample(now_ms);
             self.look_around(now_ms);
+        }
+    }
+
+    /// Leaves in the row how much memory is held, for whoever asks and for the report of a death.
+    fn sample(&mut self, now_ms: u64) {
+        if now_ms >= self.sample_at_ms {
+            self.sample_at_ms = now_ms + SAMPLE_PAUSE_MS;
+            self.gate.row.holds(ripe::rss().unwrap_or(0));
         }
     }
 
@@ -70,7 +85,8 @@ impl Pulse {
             return;
         }
         let (age, served) = (gate.start.age(), gate.row.row().count(row::FINISHED));
-        let reason = self.ripeness.as_mut().and_then(|ripeness| ripeness.reason(age, served, ripe::rss));
+        let held = || Some(gate.row.row().rss_bytes()).filter(|bytes| *bytes > 0);
+        let reason = self.ripeness.as_mut().and_then(|ripeness| ripeness.reason(age, served, held));
         if let Some(reason) = reason {
             self.ripeness = None;
             self.upward.tell(Word::Replace(reason));

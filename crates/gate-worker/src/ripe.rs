@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gate_config::Plan;
 
-/// How often memory is looked at: the text that the kernel makes for it costs more than a heartbeat.
+/// How often memory is judged: as often as it is looked at.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks in a row that must find too much memory, so that one large answer on its way replaces nobody.

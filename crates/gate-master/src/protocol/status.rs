@@ -267,8 +267,8 @@ pub struct LastUpgrade {
     pub time: String,
     /// Whether the new binary serves.
     pub ok: bool,
-    /// The new master.
-    pub pid: u32,
+    /// The new master; `None` for a candidate that failed.
+    pub pid: Option<u32>,
     /// Why not.
     pub reasons: Vec<String>,
 }
