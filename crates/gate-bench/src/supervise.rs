@@ -119,11 +119,11 @@ fn rest(span: Duration) -> Result<(), Complaint> {
 }
 
 /// Waits until something has happened, and says how long that took; none where it did not.
-fn wait(limit: Duration, mut happened: impl FnMut() -> bool) -> Result<Option<Duration>, Complaint> {
+fn wait(limit: Duration, mut happened: impl FnMut() -> Result<bool, Complaint>) -> Result<Option<Duration>, Complaint> {
     let began = Instant::now();
     loop {
         interrupt::check()?;
-        if happened() {
+        if happened()? {
             return Ok(Some(began.elapsed()));
         }
         if began.elapsed() >= limit {
@@ -142,9 +142,10 @@ mod tests {
         let mut looks = 0;
         let happened = wait(Duration::from_secs(60), || {
             looks += 1;
-            looks == 3
+            Ok(looks == 3)
         });
         assert!(matches!(happened, Ok(Some(_))));
-        assert!(matches!(wait(Duration::ZERO, || false), Ok(None)));
+        assert!(matches!(wait(Duration::ZERO, || Ok(false)), Ok(None)));
+        assert!(wait(Duration::from_secs(60), || Err(Complaint::Interrupted)).is_err());
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn measure(ground: &Ground<'_>) -> Result<Found, Complaint> {
 fn respawn(ground: &Ground<'_>, site: &Site, server: &Server) -> Result<(Duration, Duration), Complaint> {
     let trouble = |said: &str| Complaint::Program { name: "gate".to_owned(), said: said.to_owned() };
     // Worker and monitor: what is counted from now on is the successor alone.
-    if wait(ground.limit, || server.said(READY) == 2)?.is_none() {
+    if wait(ground.limit, || Ok(server.said(READY) == 2))?.is_none() {
         return Err(trouble("its log does not tell of two ready processes"));
     }
     let worker = *server.workers().first().ok_or_else(|| trouble("it has no worker"))?;

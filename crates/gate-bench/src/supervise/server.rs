@@ -94,6 +94,12 @@ impl Server {
     pub(crate) fn said(&self, text: &str) -> usize {
         self.started.said().map_or(0, |log| log.matches(text).count())
     }
+
+    /// The same with the log that nginx keeps in a file of its own.
+    pub(crate) fn said_anywhere(&self, site: &Site, text: &str) -> usize {
+        let file = std::fs::read_to_string(site.room.join("error.log")).unwrap_or_default();
+        self.said(text) + file.matches(text).count()
+    }
 }
 
 impl Drop for Server {

@@ -52,6 +52,18 @@ async def app(scope, receive, send):
 /// The same while it is being imported, for ever.
 const HANGING: &str = "import time\nwhile True:\n    time.sleep(60)\n";
 
+/// What a server's log says once it has met a bad configuration; without it a trial would show nothing.
+pub(crate) fn evidence(contender: Contender, flavour: Flavour) -> &'static str {
+    match (contender, flavour) {
+        (Contender::Gate | Contender::GateReusePort, Flavour::Hanging) => "was not ready within boot_timeout",
+        (Contender::Gate | Contender::GateReusePort, _) => "max_body",
+        (Contender::Gunicorn, Flavour::Hanging) => "WORKER TIMEOUT",
+        (Contender::Gunicorn, _) => "SyntaxError",
+        (Contender::Nginx, _) => "no_such_directive",
+        (Contender::HaProxy, _) => "no-such-section",
+    }
+}
+
 /// Names and texts of a server's files.
 pub(crate) fn files(site: &Site, worker_class: &str, flavour: Flavour) -> Vec<(&'static str, String)> {
     let name = site.contender.configuration_file();

@@ -102,9 +102,10 @@ impl Tally {
 }
 
 /// The longest gap between two right answers of which the second came after the event, or the one that stays open.
+/// What is answered once the trial is over does not count: by then the clients stop one after the other.
 fn gap(records: &[Record], event: u64, over: u64) -> Gap {
-    let mut answers: Vec<u64> =
-        records.iter().filter(|record| record.outcome == Outcome::Answered).map(|record| record.ended).collect();
+    let answered = records.iter().filter(|record| record.outcome == Outcome::Answered);
+    let mut answers: Vec<u64> = answered.map(|record| record.ended).filter(|ended| *ended <= over).collect();
     answers.sort_unstable();
     let open = over.saturating_sub(answers.last().copied().unwrap_or(0));
     let closed = answers.windows(2).filter(|pair| pair[1] > event).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
@@ -147,6 +148,9 @@ mod tests {
         let records =
             [record(0, 90, Outcome::Answered), record(95, 99, Outcome::Answered), record(110, 120, Outcome::Refused)];
         assert_eq!(Tally::of(&records, &[100], 500).unwrap().gap, Gap::Open(401));
+        // A slow client's last answer, after all others have stopped.
+        let longer = [records.as_slice(), &[record(115, 900, Outcome::Answered)]].concat();
+        assert_eq!(Tally::of(&longer, &[100], 500).unwrap().gap, Gap::Open(401));
         assert_eq!(Tally::of(&[], &[100], 500).unwrap().gap, Gap::Open(500));
     }
 }

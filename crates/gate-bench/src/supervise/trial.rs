@@ -12,7 +12,7 @@ use super::contender::Contender;
 use super::listening;
 use super::load::Load;
 use super::server::{Server, Site};
-use super::settings::{FIFO, Flavour};
+use super::settings::{self, FIFO, Flavour};
 use super::tally::Tally;
 use super::{CALM, Ground, rest, wait};
 use crate::complaint::Complaint;
@@ -171,21 +171,26 @@ impl Stage<'_> {
         self.server.reload()?;
         rest(BAD_WATCH.min(self.ground.limit))?;
         let asked = Instant::now();
-        let answered = wait(CALM, || self.load.answered_since(asked))?.is_some();
-        Ok(match (self.server.end(), answered) {
-            (Some(end), _) => format!("down: the master left ({end})"),
-            (None, false) => "down: the master lives, nobody answers".to_owned(),
+        let answered = wait(CALM, || Ok(self.load.answered_since(asked)))?.is_some();
+        let mut says = match (self.server.end(), answered) {
             (None, true) => "serves on".to_owned(),
-        })
+            (None, false) => "the master lives, nobody answers".to_owned(),
+            (Some(end), true) => format!("the master left ({end}), orphans serve on"),
+            (Some(end), false) => format!("the master left ({end}), nobody answers"),
+        };
+        if self.server.said_anywhere(&self.site, settings::evidence(self.site.contender, flavour)) == 0 {
+            says.push_str("; its log does not mention the fault");
+        }
+        Ok(says)
     }
 
     fn leave_orphans(&mut self) -> Result<String, Complaint> {
         let (port, group) = (self.site.port, self.server.started.pid());
         let began = self.begin();
         self.server.started.signal(Signal::SIGKILL)?;
-        let port_free = wait(self.ground.limit, || !listening::is_held(port))?;
+        let port_free = wait(self.ground.limit, || Ok(!listening::is_held(port)?))?;
         let left = self.ground.limit.saturating_sub(began.elapsed());
-        let gone = wait(left, || processes::group(group).is_empty())?.map(|_| began.elapsed());
+        let gone = wait(left, || Ok(processes::group(group).is_empty()))?.map(|_| began.elapsed());
         let told = |span: Option<Duration>| match span {
             Some(span) => format!("{} ms", span.as_millis()),
             None => format!("> {} s", self.ground.limit.as_secs()),
@@ -193,7 +198,7 @@ impl Stage<'_> {
         let mut says = format!("port held {}, last orphan {}", told(port_free), told(gone));
         if port_free.is_none() {
             let asked = Instant::now();
-            let answered = wait(CALM, || self.load.answered_since(asked))?.is_some();
+            let answered = wait(CALM, || Ok(self.load.answered_since(asked)))?.is_some();
             says.push_str(if answered { ", they serve on" } else { ", nobody answers" });
         }
         Ok(says)
@@ -210,7 +215,8 @@ impl Stage<'_> {
             let group = next.started.pid();
             let port = self.site.port;
             let holds = || listening::is_held_by(port, &processes::group(group));
-            wait(until.saturating_duration_since(Instant::now()), || next.end().is_some() || holds())?;
+            let left = until.saturating_duration_since(Instant::now());
+            let bound = wait(left, || Ok(next.end().is_some() || holds()?))?.map(|_| began.elapsed());
             if let Some(end) = next.end() {
                 if starts == 1 {
                     first = format!("the first start failed ({end}), ");
@@ -218,7 +224,6 @@ impl Stage<'_> {
                 rest(RESTART_PAUSE)?;
                 continue;
             }
-            let bound = holds().then(|| began.elapsed());
             self.successor = Some(next);
             if let Some(bound) = bound {
                 return Ok(format!("{first}bound by start {starts} after {} ms", bound.as_millis()));
@@ -243,7 +248,7 @@ impl Stage<'_> {
             if back.is_none() && there() {
                 back = Some(began.elapsed());
             }
-            server.end().is_some() || (back.is_some() && load.answered_since(began))
+            Ok(server.end().is_some() || (back.is_some() && load.answered_since(began)))
         })?;
         self.back_ms.extend(back.map(|span| span.as_secs_f64() * 1e3));
         Ok(self.server.end().map(|end| format!("the master left ({end})")))
