@@ -117,7 +117,7 @@ fn reload_under_load(ground: &Ground<'_>, found: &mut Found) -> Result<(), Compl
     let over = load.at(Instant::now());
     let master = server.started.pid();
     (found.master_mib, found.master_threads) = (processes::pss_mib(master), processes::threads(master));
-    found.requests = Tally::of(&load.stop(), &events, over).map(|tally| tally.counts).unwrap_or_default();
+    found.requests = Tally::of(&load.stop().records, &events, over).map(|tally| tally.counts).unwrap_or_default();
     Ok(())
 }
 

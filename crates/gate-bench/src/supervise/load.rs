@@ -30,6 +30,9 @@ const SLOW_PAUSE: Duration = Duration::from_millis(20);
 /// Records of one client: minutes at the quick pace. One that has made so many stops.
 const RECORDS_MAX: usize = 100_000;
 
+/// How long the sleep of the load's own clock is.
+const TICK: Duration = Duration::from_millis(1);
+
 /// What the clients share with whoever watches them.
 #[derive(Debug)]
 struct Shared {
@@ -50,13 +53,25 @@ impl Shared {
 pub(crate) struct Load {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Vec<Record>>>,
+    clock: Option<JoinHandle<Duration>>,
+}
+
+/// What a load has seen.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) records: Vec<Record>,
+    /// The longest by which a thread that only sleeps woke too late: what is not longer may be the machine's doing.
+    pub(crate) lag: Duration,
 }
 
 impl Load {
     /// Starts all clients of one server.
     pub(crate) fn start(port: u16) -> Result<Self, Complaint> {
         let shared = Shared { epoch: Instant::now(), stop: AtomicBool::new(false), answered: AtomicU64::new(0) };
-        let mut load = Self { shared: Arc::new(shared), clients: Vec::new() };
+        let mut load = Self { shared: Arc::new(shared), clients: Vec::new(), clock: None };
+        let shared = Arc::clone(&load.shared);
+        let clock = thread::Builder::new().name("clock".to_owned()).spawn(move || longest_lag(&shared));
+        load.clock = Some(clock.map_err(Complaint::io("starting a clock"))?);
         let both = [Habit::Keep, Habit::Anew];
         let quick = both.into_iter().flat_map(|habit| [(Pace::Quick, habit); QUICK_CLIENTS]);
         let slow = both.into_iter().flat_map(|habit| [(Pace::Slow, habit); SLOW_CLIENTS]);
@@ -80,14 +95,16 @@ impl Load {
     }
 
     /// Lets every client end the request it has, and takes the records.
-    pub(crate) fn stop(mut self) -> Vec<Record> {
+    pub(crate) fn stop(mut self) -> Seen {
         self.end()
     }
 
-    fn end(&mut self) -> Vec<Record> {
+    fn end(&mut self) -> Seen {
         self.shared.stop.store(true, Ordering::Relaxed);
-        // A client that panicked has no records; its message is on standard error.
-        self.clients.drain(..).flat_map(|client| client.join().unwrap_or_default()).collect()
+        // A thread that panicked has nothing to give; its message is on standard error.
+        let records = self.clients.drain(..).flat_map(|client| client.join().unwrap_or_default()).collect();
+        let lag = self.clock.take().and_then(|clock| clock.join().ok()).unwrap_or_default();
+        Seen { records, lag }
     }
 }
 
@@ -114,6 +131,16 @@ fn ask_on(shared: &Shared, mut client: Client, pace: Pace, number: u64) -> Vec<R
         }
     }
     records
+}
+
+fn longest_lag(shared: &Shared) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        sleep(TICK);
+        longest = longest.max(start.elapsed().saturating_sub(TICK));
+    }
+    longest
 }
 
 fn delay(pace: Pace, turn: u64) -> Duration {
@@ -147,8 +174,8 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(10), "no answer");
             thread::yield_now();
         }
-        let records = load.stop();
-        assert!(!records.is_empty());
+        let Seen { records, lag } = load.stop();
+        assert!(!records.is_empty() && lag > Duration::ZERO);
         let bad: Vec<&Record> = records.iter().filter(|record| record.outcome != Outcome::Answered).collect();
         assert!(bad.is_empty(), "{bad:?}");
     }

@@ -15,14 +15,15 @@ pub(crate) const SETTING: &str = "\
 - lost: refused, cut (reset or end before the whole answer), wrong (other status or text), late (after 5 s)
 - in service: of the requests under way at an event, how many were lost; those of a killed worker cannot be told from
   its sibling's
-- without answer: the longest time in which no client got one; longest: of the requests of 2 ms
+- without answer: the longest time in which no client got one; longest: of the requests of 2 ms; clock late: how much
+  too late a thread woke that only sleeps: what is not well above that may be the machine's doing, not the server's
 - new workers: median time from the event until their processes are there, which for gunicorn is long before they serve
 ";
 
 /// What stands where there is nothing to measure.
 const NOTHING: &str = "–";
 /// Columns of the table.
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "trial",
     "server",
     "requests",
@@ -34,6 +35,7 @@ const HEAD: [&str; 12] = [
     "in service, lost",
     "without answer ms",
     "longest ms",
+    "clock late ms",
     "new workers ms",
 ];
 
@@ -50,28 +52,26 @@ pub(crate) fn table(rows: Vec<Vec<String>>) -> Table {
 /// A row of the table.
 pub(crate) fn cells(found: &Found) -> Vec<String> {
     let (tally, counts) = (&found.tally, found.tally.counts);
-    // Where nobody starts the server again, clients are refused for as long as one cares to watch.
-    let counted = |value: u64| if found.trial == Trial::Orphans { NOTHING.to_owned() } else { value.to_string() };
     let in_service = tally.in_service;
     let gap = match tally.gap {
-        _ if found.trial == Trial::Orphans => NOTHING.to_owned(),
         Gap::Closed(micros) => milliseconds(micros as f64 / 1e3),
         Gap::Open(micros) => format!("> {}", milliseconds(micros as f64 / 1e3)),
     };
-    let longest =
-        if found.trial == Trial::Orphans { NOTHING.to_owned() } else { milliseconds(tally.longest_quick as f64 / 1e3) };
+    // Where nobody starts the server again, clients are refused for as long as one cares to watch.
+    let unless_orphaned = |text: String| if found.trial == Trial::Orphans { NOTHING.to_owned() } else { text };
     vec![
         found.trial.title(),
         found.contender.name().to_owned(),
-        counted(counts.all()),
-        counted(counts.lost()),
-        counted(counts.refused),
-        counted(counts.broken),
-        counted(counts.wrong),
-        counted(counts.late),
+        unless_orphaned(counts.all().to_string()),
+        unless_orphaned(counts.lost().to_string()),
+        unless_orphaned(counts.refused.to_string()),
+        unless_orphaned(counts.broken.to_string()),
+        unless_orphaned(counts.wrong.to_string()),
+        unless_orphaned(counts.late.to_string()),
         format!("{} of {}", in_service.lost(), in_service.all()),
-        gap,
-        longest,
+        unless_orphaned(gap),
+        unless_orphaned(milliseconds(tally.longest_quick as f64 / 1e3)),
+        milliseconds(found.lag.as_secs_f64() * 1e3),
         median(found.back_ms.iter().copied()).map_or(NOTHING.to_owned(), milliseconds),
         found.says.clone(),
     ]
@@ -91,6 +91,8 @@ fn milliseconds(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::supervise::tally::{Counts, Tally};
 
@@ -99,14 +101,29 @@ mod tests {
         let in_service = Counts { answered: 5, broken: 2, ..Counts::default() };
         let tally = Tally { counts, in_service, gap, longest_quick: 12_345 };
         let says = "serves on".to_owned();
-        Found { trial, contender: Contender::Nginx, tally, back_ms: vec![3.0, 1.0, 2.0], says }
+        let lag = Duration::from_millis(3);
+        Found { trial, contender: Contender::Nginx, tally, lag, back_ms: vec![3.0, 1.0, 2.0], says }
     }
 
     #[test]
     fn a_row_has_a_cell_for_every_column() {
         let row = cells(&found(Trial::Kill, Gap::Closed(7_250)));
-        let expected =
-            ["worker killed x 5", "nginx", "100", "10", "1", "2", "3", "4", "2 of 7", "7.2", "12", "2.0", "serves on"];
+        let expected = [
+            "worker killed x 5",
+            "nginx",
+            "100",
+            "10",
+            "1",
+            "2",
+            "3",
+            "4",
+            "2 of 7",
+            "7.2",
+            "12",
+            "3.0",
+            "2.0",
+            "serves on",
+        ];
         assert_eq!(row, expected);
         assert_eq!(not_applicable(Trial::Hung, Contender::Nginx).len(), row.len());
         assert_eq!(HEAD.len() + 1, row.len());

@@ -52,7 +52,8 @@ async def app(scope, receive, send):
 /// The same while it is being imported, for ever.
 const HANGING: &str = "import time\nwhile True:\n    time.sleep(60)\n";
 
-/// What a server's log says once it has met a bad configuration; without it a trial would show nothing.
+/// What a server's log says once it has met a bad configuration. Gunicorn's word for a hanging one need not come: it
+/// does not time workers that have not begun to run.
 pub(crate) fn evidence(contender: Contender, flavour: Flavour) -> &'static str {
     match (contender, flavour) {
         (Contender::Gate | Contender::GateReusePort, Flavour::Hanging) => "was not ready within boot_timeout",

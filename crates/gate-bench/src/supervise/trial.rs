@@ -10,7 +10,7 @@ use nix::unistd::{Pid, mkfifo};
 
 use super::contender::Contender;
 use super::listening;
-use super::load::Load;
+use super::load::{Load, Seen};
 use super::server::{Server, Site};
 use super::settings::{self, FIFO, Flavour};
 use super::tally::Tally;
@@ -83,6 +83,8 @@ pub(crate) struct Found {
     pub(crate) trial: Trial,
     pub(crate) contender: Contender,
     pub(crate) tally: Tally,
+    /// By how much the load's own clock was late at most.
+    pub(crate) lag: Duration,
     /// From each event until as many new workers were there as wanted, in milliseconds.
     pub(crate) back_ms: Vec<f64>,
     /// What else there is to say.
@@ -121,11 +123,11 @@ pub(crate) fn make(ground: &Ground<'_>, trial: Trial, contender: Contender) -> R
     rest(CALM)?;
     let over = stage.load.at(Instant::now());
     let events: Vec<u64> = stage.events.iter().map(|event| stage.load.at(*event)).collect();
-    let records = stage.load.stop();
+    let Seen { records, lag } = stage.load.stop();
     let name = trial.name().to_owned();
     let tally = Tally::of(&records, &events, over);
     let tally = tally.ok_or(Complaint::Program { name, said: format!("nothing happened to {contender}") })?;
-    Ok(Found { trial, contender, tally, back_ms: stage.back_ms, says })
+    Ok(Found { trial, contender, tally, lag, back_ms: stage.back_ms, says })
 }
 
 impl Stage<'_> {
