@@ -246,13 +246,13 @@ impl Stage<'_> {
         let (server, load, wanted) = (&self.server, &self.load, self.site.processes());
         let there = || server.workers().iter().filter(|worker| !old.contains(worker)).count() >= wanted;
         let mut back = None;
-        wait(self.ground.limit, || {
+        let settled = wait(self.ground.limit, || {
             if back.is_none() && there() {
                 back = Some(began.elapsed());
             }
             Ok(server.end().is_some() || (back.is_some() && load.answered_since(began)))
         })?;
-        self.back_ms.extend(back.map(|span| span.as_secs_f64() * 1e3));
+        self.back_ms.extend(settled.and(back).map(|span| span.as_secs_f64() * 1e3));
         Ok(self.server.end().map(|end| format!("the master left ({end})")))
     }
 
