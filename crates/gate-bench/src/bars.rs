@@ -17,7 +17,7 @@ pub(crate) struct Findings {
 
 /// On which side of a bar it is good to be.
 #[derive(Clone, Copy, Debug)]
-enum Bar {
+pub(crate) enum Bar {
     AtLeast(f64),
     AtMost(f64),
 }
@@ -75,7 +75,8 @@ pub(crate) fn table(found: &Findings) -> Table {
     table
 }
 
-fn row(name: &str, bar: Bar, measured: Option<(f64, String)>) -> [String; 4] {
+/// A bar's name, where it lies, what was measured, and the verdict.
+pub(crate) fn row(name: &str, bar: Bar, measured: Option<(f64, String)>) -> [String; 4] {
     let (measured, verdict) = match measured {
         Some((value, text)) => (text, if bar.met(value) { "bar met" } else { "bar missed" }),
         None => ("-".to_owned(), "not measured"),

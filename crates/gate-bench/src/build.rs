@@ -12,8 +12,17 @@ const BUILD_MAX: Duration = Duration::from_secs(30 * 60);
 /// The gate's binary.
 const BINARY: &str = "ollama-gate";
 
+/// The binary that was named with `--gate`, else a new one.
+pub(crate) fn named_or_built(named: Option<&Path>, folder: &Folder) -> Result<PathBuf, Complaint> {
+    match named {
+        Some(path) if !path.is_file() => Err(Complaint::Usage(format!("--gate {}: no such file", path.display()))),
+        Some(path) => Ok(path.to_owned()),
+        None => gate(folder),
+    }
+}
+
 /// Runs `cargo build --release` on this workspace.
-pub(crate) fn gate(folder: &Folder) -> Result<PathBuf, Complaint> {
+fn gate(folder: &Folder) -> Result<PathBuf, Complaint> {
     eprintln!("building {BINARY}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -19,6 +19,7 @@ mod seats;
 mod started;
 mod startup;
 mod stats;
+mod supervise;
 mod table;
 mod tools;
 mod upstream;
@@ -54,6 +55,10 @@ fn run(command: Command) -> Result<(), Complaint> {
             interrupt::watch()?;
             compare(&options)?;
         }
+        Command::Supervise(options) => {
+            interrupt::watch()?;
+            supervise::run(&options)?;
+        }
         Command::ChunkSource { port } => chunks::source::serve(port)?,
         Command::ChunkSink { port, waves } => println!("{}", chunks::sink::read_waves(port, waves)?),
     }
@@ -79,13 +84,10 @@ fn tell_peers(options: &Options) {
 fn compare(options: &Options) -> Result<(), Complaint> {
     let tools = Tools::find()?;
     let folder = Folder::create()?;
-    let gate = match &options.gate {
-        _ if !options.wants(Kind::Gate) => Err("not asked for".to_owned()),
-        Some(path) if !path.is_file() => {
-            return Err(Complaint::Usage(format!("--gate {}: no such file", path.display())));
-        }
-        Some(path) => Ok(path.clone()),
-        None => Ok(build::gate(&folder)?),
+    let gate = if options.wants(Kind::Gate) {
+        Ok(build::named_or_built(options.gate.as_deref(), &folder)?)
+    } else {
+        Err("not asked for".to_owned())
     };
     let peers = Peers::find(options, gate);
     tell_setting(options, &tools);

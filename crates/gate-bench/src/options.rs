@@ -5,15 +5,19 @@ use std::str::FromStr;
 
 use crate::complaint::Complaint;
 use crate::peer::Kind;
+use crate::supervise;
 
 /// What `--help` prints.
 pub(crate) const USAGE: &str = "\
 Measures ollama-gate beside nginx and beside the FastAPI stack, on this machine. Needs nginx and wrk.
 
 Usage: gate-bench compare|peers [OPTIONS]
+       gate-bench supervise [OPTIONS]
 
   compare                 run everything, print Markdown tables and whether each bar is met
   peers                   say which servers could be compared, start none
+  supervise               reload, kill and break servers under load, count what is lost; a server that is not
+                          installed takes no part
 
   --rounds N              interleaved rounds of each part (5)
   --seconds N             length of a measurement (5)
@@ -23,6 +27,13 @@ Usage: gate-bench compare|peers [OPTIONS]
   --fastapi-dir DIR       where the FastAPI stack's main.py is ($GATE_BENCH_FASTAPI, else skipped)
   --fastapi-python FILE   the Python that has its packages (DIR/.venv/bin/python or DIR/venv/bin/python)
   --help                  this text
+
+Options of supervise:
+  --seconds N             how long recovery is waited for (10)
+  --only NAME,NAME        of the servers gate, gate-reuse-port, gunicorn, nginx, haproxy and the trials reload, kill,
+                          broken, hung, orphans, restart, bars (all)
+  --gate FILE             the gate's binary (built by cargo build --release)
+  --python FILE           the Python that has gunicorn and uvicorn (python3)
 
 The FastAPI stack reads its backend from OLLAMA_HOST and its limit from PEER_LIMIT.
 ";
@@ -42,6 +53,7 @@ pub(crate) enum Command {
     Help,
     Peers(Options),
     Compare(Options),
+    Supervise(supervise::Options),
     /// The server of the stream part, in a process of its own.
     ChunkSource {
         port: u16,
@@ -123,6 +135,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
     match arguments.next().as_deref() {
         Some("compare") => options(arguments, Command::Compare),
         Some("peers") => options(arguments, Command::Peers),
+        Some("supervise") => Ok(supervise::options::parse(arguments)?.map_or(Command::Help, Command::Supervise)),
         Some("chunk-source") => Ok(Command::ChunkSource { port: number("port", arguments.next(), 1..=u16::MAX)? }),
         Some("chunk-sink") => Ok(Command::ChunkSink {
             port: number("port", arguments.next(), 1..=u16::MAX)?,
@@ -130,7 +143,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
         }),
         Some("--help" | "-h") => Ok(Command::Help),
         Some(other) => Err(usage(format!("{other} is no command"))),
-        None => Err(usage("compare or peers is wanted")),
+        None => Err(usage("compare, peers or supervise is wanted")),
     }
 }
 
@@ -163,7 +176,7 @@ fn options(
     Ok(command(options))
 }
 
-fn number<T>(name: &str, value: Option<String>, range: std::ops::RangeInclusive<T>) -> Result<T, Complaint>
+pub(crate) fn number<T>(name: &str, value: Option<String>, range: std::ops::RangeInclusive<T>) -> Result<T, Complaint>
 where
     T: FromStr + PartialOrd + std::fmt::Display,
 {
@@ -173,7 +186,7 @@ where
     })
 }
 
-fn path(name: &str, value: Option<String>) -> Result<PathBuf, Complaint> {
+pub(crate) fn path(name: &str, value: Option<String>) -> Result<PathBuf, Complaint> {
     match value {
         // Servers run in folders of their own, so a relative path would lose its meaning.
         Some(value) if !value.is_empty() => std::path::absolute(&value).map_err(Complaint::file(value)),
@@ -181,7 +194,7 @@ fn path(name: &str, value: Option<String>) -> Result<PathBuf, Complaint> {
     }
 }
 
-fn usage(text: impl Into<String>) -> Complaint {
+pub(crate) fn usage(text: impl Into<String>) -> Complaint {
     Complaint::Usage(text.into())
 }
 
@@ -206,13 +219,15 @@ mod tests {
         assert!(options.wants(Kind::Nginx) && !options.wants(Kind::Gate));
         assert!(options.does(Part::Chunks) && !options.does(Part::Article));
         assert_eq!(options.gate, Some(PathBuf::from("/bin/g")));
+        assert!(matches!(read("supervise --only gate"), Ok(Command::Supervise(_))));
+        assert_eq!(read("supervise --help"), Ok(Command::Help));
         assert_eq!(read("chunk-sink 80 3"), Ok(Command::ChunkSink { port: 80, waves: 3 }));
     }
 
     #[test]
     fn bad_usage_is_named() {
         for (line, part) in [
-            ("", "compare or peers is wanted"),
+            ("", "compare, peers or supervise is wanted"),
             ("run", "run is no command"),
             ("compare --speed", "--speed is no option"),
             ("compare --rounds", "--rounds needs a value"),

@@ -230,7 +230,7 @@ fn article_command(app: &App, tools: &Tools, port: u16, upstream: u16) -> Comman
 }
 
 /// Keeps what configures a server of the user's from configuring ours.
-fn forget_environment(command: &mut Command, prefix: &str) {
+pub(crate) fn forget_environment(command: &mut Command, prefix: &str) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with(prefix) {
             command.env_remove(name);

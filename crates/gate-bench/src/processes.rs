@@ -64,14 +64,42 @@ pub(crate) fn family(root: u32) -> Vec<u32> {
     found
 }
 
-/// The children of all of a process's threads.
-fn children(pid: u32) -> Vec<u32> {
+/// The children of all of a process's threads, zombies included.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     threads
         .flatten()
         .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
         .flat_map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<_>>())
         .collect()
+}
+
+/// The living processes of a process group, whoever their parents are by now.
+pub(crate) fn group(leader: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let stat = read(&format!("/proc/{pid}/stat"));
+        stat.as_deref().and_then(parse_group).is_some_and(|(state, group)| group == leader && !"ZX".contains(state))
+    })
+    .collect()
+}
+
+/// How a process calls itself: its arguments, with spaces between them.
+pub(crate) fn title(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned()
+}
+
+/// Memory in MiB, what is shared counted by its part.
+pub(crate) fn pss_mib(pid: u32) -> Option<f64> {
+    let rollup = read(&format!("/proc/{pid}/smaps_rollup"))?;
+    parse_kib(&rollup, "Pss:").map(|kib| kib as f64 / 1024.0)
+}
+
+/// How many threads a process has.
+pub(crate) fn threads(pid: u32) -> Option<u64> {
+    parse_kib(&read(&format!("/proc/{pid}/status"))?, "Threads:")
 }
 
 /// Resident memory in MiB.
@@ -110,6 +138,14 @@ fn parse_stat(text: &str) -> Option<Cpu> {
     Some(Cpu { user: user as f64 / TICKS_A_SECOND, system: system as f64 / TICKS_A_SECOND })
 }
 
+/// State and process group of a `/proc/PID/stat` line.
+fn parse_group(text: &str) -> Option<(char, u32)> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(1)?.parse().ok()?))
+}
+
 /// Busy seconds in `/proc/stat`: user, nice, system, irq and softirq of its first line.
 fn parse_machine(text: &str) -> Option<f64> {
     let line = text.lines().next()?.strip_prefix("cpu ")?;
@@ -118,7 +154,7 @@ fn parse_machine(text: &str) -> Option<f64> {
     busy.map(|ticks| ticks as f64 / TICKS_A_SECOND)
 }
 
-/// A line of `/proc/PID/status` that counts kilobytes.
+/// The number in a line of `/proc/PID/status` or of a file like it; memory is in kilobytes there.
 fn parse_kib(status: &str, name: &str) -> Option<u64> {
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
@@ -136,6 +172,8 @@ mod tests {
         for bad in ["", "1 (x", "1 (x) S 1", "1 (x) S 1 2 3 4 5 6 7 8 9 10 u s"] {
             assert_eq!(parse_stat(bad), None, "{bad}");
         }
+        assert_eq!(parse_group(STAT), Some(('S', 4711)));
+        assert_eq!(parse_group("1 (x) S 1"), None);
     }
 
     #[test]
@@ -168,5 +206,9 @@ mod tests {
         assert!(family(own).contains(&own));
         assert!(rss_mib(own).is_some_and(|mib| mib > 0.1));
         assert!(machine_busy() > 0.0);
+        assert!(pss_mib(own).is_some_and(|mib| mib > 0.1) && threads(own).is_some_and(|count| count > 0));
+        assert!(title(own).contains("gate_bench"), "{}", title(own));
+        let leader = nix::unistd::getpgrp().as_raw().cast_unsigned();
+        assert!(group(leader).contains(&own));
     }
 }

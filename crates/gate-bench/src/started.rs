@@ -48,6 +48,17 @@ impl Started {
         self.child.id()
     }
 
+    /// Sends it a signal; one that has ended takes no harm, as its id is still its own.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Complaint> {
+        kill(self.as_pid(), signal).map_err(|why| Complaint::io(format!("{signal} to {}", self.name))(why.into()))
+    }
+
+    /// Kills it with all that it started, where an orderly end would measure nothing more.
+    pub(crate) fn kill_group(&self) {
+        // Not reaped yet, so the group is surely ours; none left in it is as good.
+        killpg(self.as_pid(), Signal::SIGKILL).ok();
+    }
+
     /// Whether it has ended. It stays a zombie, so its id and its group's cannot be taken by another process.
     pub(crate) fn ended(&self) -> Option<WaitStatus> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -82,7 +93,8 @@ impl Started {
         String::from_utf8_lossy(shown).trim_end().to_owned()
     }
 
-    fn said(&self) -> Result<String, Complaint> {
+    /// All that it printed so far.
+    pub(crate) fn said(&self) -> Result<String, Complaint> {
         let bytes = std::fs::read(&self.output).map_err(Complaint::file(&self.output))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
