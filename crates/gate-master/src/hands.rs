@@ -411,12 +411,16 @@ impl Loaded {
 }
 
 impl Loaded {
-    /// Sees to it that workers, which may be somebody else by now, can open the access log by its name.
+    /// Makes the access log's file anew where it has been taken away, and gives it to the workers, who may be somebody
+    /// else by now. One that is there is left alone: whoever put it there knows why, and opening it might block.
     fn offer_log(&self) -> Result<(), String> {
         let AccessLog::File(path) = &self.plan.access_log else { return Ok(()) };
-        let told = |error: io::Error| format!("access_log: cannot make {} anew: {error}", path.display());
-        let file = File::options().append(true).create(true).open(path).map_err(told)?;
-        self.identity.give(file.as_fd()).map_err(told)
+        let made = match File::options().append(true).create_new(true).open(path) {
+            Ok(file) => self.identity.give(file.as_fd()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        };
+        made.map_err(|error| format!("access_log: cannot make {} anew: {error}", path.display()))
     }
 }
 

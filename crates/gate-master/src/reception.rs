@@ -128,8 +128,7 @@ impl Master {
                 self.systemd.stopping(now);
                 self.desk.dismiss(STOPPING, now);
             }
-            Event::HandedOver { pid, .. } => {
-                self.systemd.main_pid(*pid);
+            Event::HandedOver { .. } => {
                 self.desk.dismiss("another gate has taken over meanwhile; ask that one", now);
             }
             _ => {}

@@ -151,7 +151,7 @@ impl Sockets {
         if errors.is_empty() {
             return Ok(sockets);
         }
-        sockets.retire(held);
+        sockets.undo(held);
         Err(errors)
     }
 
@@ -216,7 +216,7 @@ impl Sockets {
 
     /// Those addresses that `other` does not have, with the ports that the kernel chose.
     pub(crate) fn addresses_beyond(&self, other: &Self) -> Vec<String> {
-        let is_new = |bound: &&Bound| !other.bound.iter().any(|other| other.wanted == bound.wanted);
+        let is_new = |bound: &&Bound| !other.has(&bound.wanted);
         self.bound.iter().filter(is_new).map(|bound| bound.listeners[0].address().to_string()).collect()
     }
 
@@ -227,15 +227,25 @@ impl Sockets {
 
     /// Removes the files of unix sockets that this master has bound itself, not those it was handed.
     pub(crate) fn retire_new(&self) {
-        for bound in self.bound.iter().filter(|bound| bound.origin == Origin::Bound) {
+        self.undo(None);
+    }
+
+    /// The same, but for those that are in `held` already.
+    fn undo(&self, held: Option<&Self>) {
+        let is_held = |bound: &Bound| held.is_some_and(|held| held.has(&bound.wanted));
+        for bound in self.bound.iter().filter(|bound| bound.origin == Origin::Bound && !is_held(bound)) {
             bound.retire();
         }
+    }
+
+    fn has(&self, wanted: &Address) -> bool {
+        self.bound.iter().any(|bound| bound.wanted == *wanted)
     }
 
     /// Removes the files of unix sockets that `kept` does not hold too.
     pub(crate) fn retire(&self, kept: Option<&Self>) {
         for bound in &self.bound {
-            if kept.is_some_and(|kept| kept.bound.iter().any(|other| other.wanted == bound.wanted)) {
+            if kept.is_some_and(|kept| kept.has(&bound.wanted)) {
                 continue;
             }
             bound.retire();
