@@ -393,21 +393,18 @@ fn last_word(tell: &OwnedFd, failure: &Failure) -> u8 {
 
 /// The file of the program that was called as `argument0` when the process was in `directory`, as it is found now.
 ///
-/// A name with a slash is a path from the directory, any other is looked for in `path` (the value of `PATH`). Where
-/// that leads nowhere, it is the file that this process runs, by the name that it has or had. `None` when there is no
-/// executable file at any of these places.
+/// A name with a slash is a path from the directory, whatever is there now: whoever runs it learns why it does not run.
+/// Any other is looked for in `path` (the value of `PATH`); where that leads nowhere, it is the file that this process
+/// runs, by the name that it has or had. `None` when there is no executable file at any of these places.
 pub fn resolve(argument0: &OsStr, directory: &Path, path: Option<&OsStr>) -> Option<PathBuf> {
+    if argument0.as_bytes().contains(&b'/') {
+        return Some(directory.join(argument0));
+    }
     let is_program = |file: &PathBuf| file.is_file() && unistd::access(file.as_path(), AccessFlags::X_OK).is_ok();
-    let named = if argument0.is_empty() {
-        None
-    } else if argument0.as_bytes().contains(&b'/') {
-        Some(directory.join(argument0)).filter(is_program)
-    } else {
-        // An empty entry is the directory itself.
-        let places = path.map(std::env::split_paths).into_iter().flatten();
-        places.map(|place| directory.join(place).join(argument0)).find(is_program)
-    };
-    named.or_else(|| own_file().filter(is_program))
+    // An empty entry is the directory itself.
+    let places = path.filter(|_| !argument0.is_empty()).map(std::env::split_paths).into_iter().flatten();
+    let mut files = places.map(|place| directory.join(place).join(argument0));
+    files.find(is_program).or_else(|| own_file().filter(is_program))
 }
 
 /// The file that this process runs, by the name that it has or had.
@@ -487,7 +484,7 @@ mod tests {
             ("gate", Some(":bin"), root.join("gate")),
             ("plain", Some("bin"), own.clone()),
             ("bin", Some(root.to_str().unwrap()), own.clone()),
-            ("./lost", None, own.clone()),
+            ("./lost", None, root.join("./lost")),
             ("gate", None, own.clone()),
             ("", Some("bin"), own),
         ] {
