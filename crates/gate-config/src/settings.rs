@@ -97,6 +97,14 @@ impl Settings {
         Err(Complaints(complaints))
     }
 
+    /// The file (its name and its text) over the defaults, as far as it can be read: for whoever looks for one key and
+    /// must not be stopped by a mistake in another.
+    pub fn as_far_as_readable((path, text): (&str, &str)) -> Self {
+        let (mut settings, mut unsaid) = (Self::default(), Vec::new());
+        settings.put_file(path, text, &mut unsaid);
+        settings
+    }
+
     /// What was typed for this key; `None` for a name that is not in [`KEYS`].
     pub fn typed(&self, key: &str) -> Option<&Typed> {
         row(key).map(|row| &self.typed[row])
