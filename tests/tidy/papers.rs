@@ -14,7 +14,7 @@ const TOP: &[&str] =
     &["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "crates", "config", "examples", "packaging", "tests"];
 
 /// A page that is longer than this is not read.
-const PAGE_LINES_MAX: usize = 250;
+const PAGE_LINES_MAX: usize = 300;
 
 /// The README's first block: one command that starts the gate, one that asks it something.
 const FIRST_COMMANDS: [&str; 2] = [
