@@ -93,7 +93,7 @@ fn page(path: &str, text: &str) -> Vec<Fault> {
     let lines = text.lines().count();
     let fault = || {
         let remedy = format!("{lines} lines: drop what the code says itself");
-        Fault::new(path, PAGE_LINES_MAX + 1, "pages have at most 250 lines", remedy)
+        Fault::new(path, PAGE_LINES_MAX + 1, "pages have at most 300 lines", remedy)
     };
     (lines > PAGE_LINES_MAX).then(fault).into_iter().collect()
 }
