@@ -19,11 +19,17 @@ const VISITORS_MAX: usize = 16;
 /// How long a visitor may take to say its line, and to take in its answer.
 const PATIENCE_MS: Ms = 5_000;
 
+/// How long the door stays shut after somebody could not be let in, for lack of descriptors or memory: without a pause
+/// the master would spin.
+const SCARCE_PAUSE_MS: Ms = 500;
+
 /// Where the operators come.
 #[derive(Default)]
 pub(crate) struct Desk {
     visitors: Vec<Visitor>,
     next: u64,
+    /// Until then nobody is let in.
+    shut_until: Option<Ms>,
 }
 
 /// Names a visitor.
@@ -95,16 +101,17 @@ impl Desk {
     }
 
     fn has_room(&self) -> bool {
-        self.visitors.len() < VISITORS_MAX
+        self.visitors.len() < VISITORS_MAX && self.shut_until.is_none()
     }
 
     /// When somebody's patience ends.
     pub(crate) fn due(&self) -> Option<Ms> {
-        self.visitors.iter().filter_map(|visitor| visitor.until).min()
+        self.visitors.iter().filter_map(|visitor| visitor.until).chain(self.shut_until).min()
     }
 
     /// Lets visitors in, hears what they say, goes on with what is to be written to them.
     pub(crate) fn open(&mut self, door: Option<&ControlSocket>, now: Ms) -> Vec<(Ticket, Request)> {
+        self.shut_until = self.shut_until.filter(|until| now < *until);
         if let Some(door) = door {
             self.let_in(door, now);
         }
@@ -139,7 +146,7 @@ impl Desk {
                 Ok(None) => return,
                 Err(error) => {
                     log::warn!("control: cannot accept: {error}");
-                    return;
+                    self.shut_until = Some(now + SCARCE_PAUSE_MS);
                 }
             }
         }
