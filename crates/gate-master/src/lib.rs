@@ -29,7 +29,7 @@ mod systemd;
 mod watch;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
@@ -187,8 +187,11 @@ impl Master {
         let pidfile = pidfile(&plan, &mut estate)?;
         let control = control(&plan, &mut estate)?;
         let seed = [low, high];
+        let own_control = control.iter().map(ControlSocket::path).find(|path| !estate.shares_control(path));
+        let own_control = own_control.map(Path::to_path_buf);
         let opening = Opening { plan, crew, reread, adopt, program, routes, seed, estate, pidfile, control };
-        let mut hands = Hands::open(opening)?;
+        let mut hands =
+            Hands::open(opening).inspect_err(|_| own_control.iter().for_each(|path| estate::remove(path)))?;
         for address in hands.addresses() {
             log::info!("listening on {address}");
         }
