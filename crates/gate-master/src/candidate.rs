@@ -8,8 +8,9 @@ use crate::observed::told;
 /// It gets this much beyond the boot timeout, which it keeps itself.
 const MARGIN_MS: Ms = 2_000;
 
-/// How long it may take to leave once it was told to.
-const LAST_WORDS_MS: Ms = 1_000;
+/// How long it may take to leave once it was told to. It gives its own children a second first, and one of them that
+/// hangs would outlive it.
+const LAST_WORDS_MS: Ms = 3_000;
 
 /// A candidate for the succession.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -109,6 +109,11 @@ impl Desk {
         self.visitors.iter().filter_map(|visitor| visitor.until).chain(self.shut_until).min()
     }
 
+    /// Whether somebody speaks, or takes in an answer. That ends with their patience.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.visitors.iter().any(|visitor| visitor.until.is_some())
+    }
+
     /// Lets visitors in, hears what they say, goes on with what is to be written to them.
     pub(crate) fn open(&mut self, door: Option<&ControlSocket>, now: Ms) -> Vec<(Ticket, Request)> {
         self.shut_until = self.shut_until.filter(|until| now < *until);
@@ -124,8 +129,12 @@ impl Desk {
                 None => {}
             }
         }
-        self.visitors.retain(|visitor| !visitor.is_over(now));
         requests
+    }
+
+    /// Closes the connections of those who have their answer, or have used up their patience.
+    pub(crate) fn see_out(&mut self, now: Ms) {
+        self.visitors.retain(|visitor| !visitor.is_over(now));
     }
 
     fn let_in(&mut self, door: &ControlSocket, now: Ms) {

@@ -46,6 +46,8 @@ pub struct Estate {
     pub(crate) zone: Option<OwnedFd>,
     pub(crate) pid: Option<(PathBuf, OwnedFd)>,
     pub(crate) control: Option<(PathBuf, OwnedFd)>,
+    /// Where the control socket is that the gate before us listens on too.
+    lent_control: Option<PathBuf>,
     pub(crate) go: Option<File>,
     verdict: Option<File>,
     /// Files of the earlier gate that this one has no use for.
@@ -80,6 +82,7 @@ impl Estate {
         } else if let Some(path) = path(PID) {
             self.pid = Some((path, fd));
         } else if let Some(path) = path(CONTROL) {
+            self.lent_control = Some(path.clone());
             self.control = Some((path, fd));
         } else if let Some((slot, wanted)) = name.strip_prefix(BIND).and_then(bound) {
             self.left.push(Left { wanted, slot, fd });
@@ -102,6 +105,11 @@ impl Estate {
     /// Whether another gate serves until we say that we do.
     pub fn is_candidate(&self) -> bool {
         self.verdict.is_some()
+    }
+
+    /// Whether the gate before us listens for orders there as well.
+    pub(crate) fn shares_control(&self, path: &Path) -> bool {
+        self.lent_control.as_deref() == Some(path)
     }
 
     /// Tells the gate before us why it has to go on. Without one, nothing happens.
@@ -176,7 +184,8 @@ pub(crate) fn refuse(verdict: Option<File>, reason: &str) {
     }
 }
 
-fn remove(path: &Path) {
+/// Takes a file away that may be gone already.
+pub(crate) fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {

@@ -29,7 +29,7 @@ mod systemd;
 mod watch;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
@@ -49,6 +49,7 @@ pub use crate::hands::{Adopt, Cause, Crew, Program, Read, Refused, Reread};
 use crate::hands::{Hands, Opening, Outcome};
 use crate::observed::{Observed, Phase};
 use crate::reconcile::reconcile;
+use crate::succession::Standing;
 use crate::systemd::Systemd;
 pub use gate_sys::listen::Kind;
 pub use gate_sys::privilege::sandbox;
@@ -186,8 +187,11 @@ impl Master {
         let pidfile = pidfile(&plan, &mut estate)?;
         let control = control(&plan, &mut estate)?;
         let seed = [low, high];
+        let own_control = control.iter().map(ControlSocket::path).find(|path| !estate.shares_control(path));
+        let own_control = own_control.map(Path::to_path_buf);
         let opening = Opening { plan, crew, reread, adopt, program, routes, seed, estate, pidfile, control };
-        let mut hands = Hands::open(opening)?;
+        let mut hands =
+            Hands::open(opening).inspect_err(|_| own_control.iter().for_each(|path| estate::remove(path)))?;
         for address in hands.addresses() {
             log::info!("listening on {address}");
         }
@@ -208,10 +212,12 @@ impl Master {
     /// Serves until told to stop; returns the exit code.
     pub fn run(mut self) -> u8 {
         loop {
-            if let Some(code) = self.settle() {
+            let left = self.settle();
+            let now = clock::monotonic_ms();
+            self.desk.see_out(now);
+            if let Some(code) = left.filter(|_| !self.owes_an_answer()) {
                 return self.leave(code);
             }
-            let now = clock::monotonic_ms();
             self.tend(now);
             let due = [self.wake_at, self.systemd.due(), self.hands.strangers.due(), self.desk.due()];
             let wake_at = due.into_iter().flatten().min();
@@ -222,6 +228,11 @@ impl Master {
             }
             self.receive();
         }
+    }
+
+    /// Whether somebody came to this master before another one took over, and has not been answered.
+    fn owes_an_answer(&self) -> bool {
+        matches!(self.hands.standing, Standing::Retired) && self.desk.is_busy()
     }
 
     /// Acts until nothing is left to do for now. `Some(code)` when that is: leave.

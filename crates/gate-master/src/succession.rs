@@ -9,6 +9,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use gate_config::Plan;
+use gate_sys::clock;
+use gate_sys::control::ControlSocket;
 use gate_sys::handed;
 use gate_sys::process::{self, Pid};
 use gate_sys::shared::SharedWords;
@@ -208,7 +210,12 @@ impl Hands {
     /// Goes on without the candidate.
     pub(crate) fn give_up_upgrade(&mut self, reason: &str, want: &Desired) -> Event {
         self.go = None;
-        log::error!("upgrade failed, this gate keeps serving: {reason}");
+        match want.stop {
+            None => log::error!("upgrade failed, this gate keeps serving: {reason}"),
+            Some(_) => log::info!("upgrade: the candidate has left too"),
+        }
+        // Killed, it has left rows behind, and processes that may need a while to notice.
+        self.strangers.expect(clock::monotonic_ms());
         if let Some(current) = &self.current {
             current.sockets.take_the_wheel(want.workers());
         }
@@ -253,9 +260,14 @@ impl Hands {
         zone.into_iter().chain(sockets.map(|(name, listener)| (name, listener.as_fd()))).collect()
     }
 
-    /// Takes the control socket's file away, unless another gate has it now.
+    /// Takes the control socket's file away, unless another gate has it now, or still.
     pub(crate) fn remove_control(&self) {
-        if let Some(control) = self.control.as_ref().filter(|_| self.standing.is_alone())
+        let is_ours = |control: &&ControlSocket| match self.standing {
+            Standing::Alone => true,
+            Standing::Candidate(_) => !self.estate.shares_control(control.path()),
+            Standing::Retired => false,
+        };
+        if let Some(control) = self.control.as_ref().filter(is_ours)
             && let Err(error) = control.remove()
         {
             log::warn!("cannot remove {}: {error}", control.path().display());

@@ -494,7 +494,7 @@ fn a_stop_takes_the_candidate_along() {
     for pid in stage.in_state(|_| true) {
         stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
     }
-    stage.now += 1_000;
+    stage.now += 3_000;
     assert_eq!(stage.act(), [Action::Tell { pid, order: Order::Kill, why: Why::BootTimeout }]);
     let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
     stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
