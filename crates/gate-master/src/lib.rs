@@ -233,6 +233,7 @@ impl Master {
                 return None;
             }
             for action in &steps.actions {
+                self.foretell(action);
                 match self.hands.perform(action, &self.desired, &self.observed) {
                     Outcome::Event(event) => self.take_in(&event),
                     Outcome::Done(code) => return Some(code),

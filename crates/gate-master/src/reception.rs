@@ -6,7 +6,7 @@ use gate_zone::{Place, Role};
 use crate::Master;
 use crate::desired::{Desired, Duty, Upgrade, WORKERS_MAX};
 use crate::desk::{Matter, Then, Ticket};
-use crate::event::{Canary, Event, Ms, Resize, Stop, ZoneFate};
+use crate::event::{Action, Canary, Event, Ms, Resize, Stop, ZoneFate};
 use crate::observed::{Observed, Phase, State};
 use crate::protocol::{Answer, Drained, Request, Scaled};
 use crate::systemd::Health;
@@ -108,6 +108,14 @@ impl Master {
         (reply, Some(Event::Ripe { pid: worker.pid, reason: "an operator asked for it".to_owned() }))
     }
 
+    /// Tells the service manager what it has to know before something is done.
+    pub(crate) fn foretell(&mut self, action: &Action) {
+        if let Action::HandOver { pid, .. } = action {
+            // Whatever the new master says before it is the main process is not heard.
+            self.systemd.main_pid(*pid);
+        }
+    }
+
     /// Tells the service manager, and whoever waits in vain, what an event means.
     pub(crate) fn announce(&mut self, event: &Event, phase: Phase, now: Ms) {
         let alone = self.hands.standing.is_alone();
@@ -128,8 +136,7 @@ impl Master {
                 self.systemd.stopping(now);
                 self.desk.dismiss(STOPPING, now);
             }
-            Event::HandedOver { pid, .. } => {
-                self.systemd.main_pid(*pid);
+            Event::HandedOver { .. } => {
                 self.desk.dismiss("another gate has taken over meanwhile; ask that one", now);
             }
             _ => {}
