@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use gate_sys::shared::SharedWords;
 use gate_sys::signals::Signal;
 use gate_sys::title;
 use gate_zone::{Place, Role, Zone};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::birth::{Announce, Awaited, Birth, Handed};
 use crate::canary::Baseline;
@@ -415,7 +418,12 @@ impl Loaded {
     fn offer_log(&self) -> Result<(), String> {
         let AccessLog::File(path) = &self.plan.access_log else { return Ok(()) };
         let told = |error: io::Error| format!("access_log: cannot make {} anew: {error}", path.display());
-        let file = File::options().append(true).create(true).open(path).map_err(told)?;
+        // A pipe that nobody reads would hold the master up.
+        let opened = File::options().append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let file = match opened {
+            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => return Ok(()),
+            opened => opened.map_err(told)?,
+        };
         self.identity.give(file.as_fd()).map_err(told)
     }
 }
