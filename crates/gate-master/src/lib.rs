@@ -44,7 +44,7 @@ pub use crate::birth::{Announce, Birth, Handed, Notice};
 use crate::desired::{Desired, Service};
 use crate::desk::Desk;
 pub use crate::estate::Estate;
-use crate::event::{Action, Event, Ms};
+use crate::event::{Event, Ms};
 pub use crate::hands::{Adopt, Cause, Crew, Program, Read, Refused, Reread};
 use crate::hands::{Hands, Opening, Outcome};
 use crate::observed::{Observed, Phase};
@@ -244,10 +244,7 @@ impl Master {
                 return None;
             }
             for action in &steps.actions {
-                if let Action::HandOver { pid, .. } = action {
-                    // Before the other one hears of it: what it says is believed only from the main process.
-                    self.systemd.main_pid(*pid);
-                }
+                self.foretell(action);
                 match self.hands.perform(action, &self.desired, &self.observed) {
                     Outcome::Event(event) => self.take_in(&event),
                     Outcome::Done(code) => return Some(code),

@@ -6,10 +6,10 @@ use gate_zone::{Place, Role};
 use crate::Master;
 use crate::desired::{Desired, Duty, Upgrade, WORKERS_MAX};
 use crate::desk::{Matter, Then, Ticket};
-use crate::event::{Canary, Event, Ms, Resize, Stop, ZoneFate};
+use crate::event::{Action, Canary, Event, Ms, Resize, Stop, ZoneFate};
 use crate::observed::{Observed, Phase, State};
 use crate::protocol::{Answer, Drained, Request, Scaled};
-use crate::systemd::Health;
+use crate::systemd::{Health, Offer};
 use crate::watch;
 
 /// What a visitor is told when the gate is on its way out.
@@ -108,6 +108,14 @@ impl Master {
         (reply, Some(Event::Ripe { pid: worker.pid, reason: "an operator asked for it".to_owned() }))
     }
 
+    /// Tells the service manager what it has to know before something is done.
+    pub(crate) fn foretell(&mut self, action: &Action) {
+        if let Action::HandOver { pid, .. } = action {
+            // Whatever the new master says before it is the main process is not heard.
+            self.systemd.main_pid(*pid);
+        }
+    }
+
     /// Tells the service manager, and whoever waits in vain, what an event means.
     pub(crate) fn announce(&mut self, event: &Event, phase: Phase, now: Ms) {
         let alone = self.hands.standing.is_alone();
@@ -141,29 +149,28 @@ impl Master {
         if !self.hands.standing.is_alone() {
             return;
         }
-        self.keep();
+        self.keep(now);
         let health = health(&self.desired, &self.observed);
         let (hands, want, seen) = (&self.hands, &self.desired, &self.observed);
         self.systemd.tend(now, health, || hands.summary(want, seen));
     }
 
     /// Leaves with the service manager what a next master would need if this one were killed.
-    fn keep(&mut self) {
-        if !self.systemd.is_there() || self.observed.phase == Phase::FirstStart || self.desired.stop.is_some() {
+    fn keep(&mut self, now: Ms) {
+        let settled = self.observed.phase == Phase::Serving && self.desired.stop.is_none();
+        if !settled || !self.systemd.may_offer(now) {
             return;
         }
         let wanted = self.hands.keepsakes();
-        let names: Vec<&String> = wanted.iter().map(|(name, _)| name).collect();
-        let gone: Vec<String> = self.kept.iter().filter(|name| !names.contains(name)).cloned().collect();
-        for name in gone {
-            self.systemd.unstore(&name);
-        }
-        for (name, descriptor) in &wanted {
-            if !self.kept.contains(name) {
-                self.systemd.store(name, *descriptor);
+        let systemd = &mut self.systemd;
+        let is_wanted = |kept: &String| wanted.iter().any(|(name, _)| name == kept);
+        // What is still to be let go of stays in the list.
+        self.kept.retain(|name| is_wanted(name) || systemd.unstore(name, now) == Offer::Pending);
+        for (name, descriptor) in wanted {
+            if !self.kept.contains(&name) && systemd.store(&name, descriptor, now) == Offer::Settled {
+                self.kept.push(name);
             }
         }
-        self.kept = wanted.into_iter().map(|(name, _)| name).collect();
     }
 }
 

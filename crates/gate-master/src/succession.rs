@@ -61,7 +61,8 @@ impl Standing {
     pub(crate) fn is_promoted(&mut self) -> bool {
         let Self::Candidate(go) = self else { return false };
         // A byte is the word, end-of-file the death of whoever would have said it.
-        !matches!(go.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let transient = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+        !matches!(go.read(&mut [0]), Err(error) if transient.contains(&error.kind()))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing blocks: a message that the manager does not take at once is lost, and told to the log once.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use gate_sys::clock;
@@ -19,6 +20,9 @@ const EXTEND_BY_MS: Ms = 15_000;
 /// How often the text behind the unit's name is brought up to date while nothing else is said.
 const STATUS_EVERY_MS: Ms = 10_000;
 
+/// When a descriptor is offered again that the manager did not take.
+const OFFER_AGAIN_MS: Ms = 1_000;
+
 /// The way to the manager.
 pub(crate) struct Systemd {
     notifier: Option<Notifier>,
@@ -27,8 +31,18 @@ pub(crate) struct Systemd {
     next_feed: Ms,
     next_extension: Option<Ms>,
     next_status: Ms,
+    next_offer: Option<Ms>,
     status: String,
     lost: Lost,
+}
+
+/// Whether a descriptor is in the manager's keeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// It is, or will never be.
+    Settled,
+    /// It is to be offered again.
+    Pending,
 }
 
 /// Whether a message has been lost since the last one that arrived.
@@ -56,25 +70,24 @@ impl Systemd {
             next_feed: 0,
             next_extension: None,
             next_status: 0,
+            next_offer: None,
             status: String::new(),
             lost: Lost::No,
         }
-    }
-
-    /// Whether there is a manager.
-    pub(crate) fn is_there(&self) -> bool {
-        self.notifier.is_some()
     }
 
     fn send(&mut self, text: &str) {
         let Some(notifier) = &self.notifier else { return };
         match notifier.send(text) {
             Ok(()) => self.lost = Lost::No,
-            Err(error) if self.lost == Lost::No => {
-                self.lost = Lost::Yes;
-                log::warn!("the service manager does not take messages: {error}");
-            }
-            Err(_) => {}
+            Err(error) => self.note_loss(&error),
+        }
+    }
+
+    fn note_loss(&mut self, error: &io::Error) {
+        if self.lost == Lost::No {
+            self.lost = Lost::Yes;
+            log::warn!("the service manager does not take messages: {error}");
         }
     }
 
@@ -102,18 +115,38 @@ impl Systemd {
     }
 
     /// Gives a descriptor into the manager's keeping, in place of all that had this name.
-    pub(crate) fn store(&mut self, name: &str, descriptor: BorrowedFd<'_>) {
-        let Some(notifier) = &self.notifier else { return };
-        if let Err(error) = notifier.unstore(name).and_then(|()| notifier.store(name, descriptor)) {
-            log::warn!("the service manager does not keep {name}: {error}");
-        }
+    pub(crate) fn store(&mut self, name: &str, descriptor: BorrowedFd<'_>, now: Ms) -> Offer {
+        let Some(notifier) = &self.notifier else { return Offer::Settled };
+        let stored = notifier.unstore(name).and_then(|()| notifier.store(name, descriptor));
+        self.settled(stored, name, now)
     }
 
     /// Takes one out of its keeping.
-    pub(crate) fn unstore(&mut self, name: &str) {
-        let Some(notifier) = &self.notifier else { return };
-        if let Err(error) = notifier.unstore(name) {
-            log::warn!("the service manager does not let go of {name}: {error}");
+    pub(crate) fn unstore(&mut self, name: &str, now: Ms) -> Offer {
+        let Some(notifier) = &self.notifier else { return Offer::Settled };
+        let unstored = notifier.unstore(name);
+        self.settled(unstored, name, now)
+    }
+
+    /// Whether it is time to say what is to be kept.
+    pub(crate) fn may_offer(&mut self, now: Ms) -> bool {
+        self.next_offer.take_if(|at| now >= *at);
+        self.notifier.is_some() && self.next_offer.is_none()
+    }
+
+    fn settled(&mut self, done: io::Result<()>, name: &str, now: Ms) -> Offer {
+        match done {
+            Ok(()) => Offer::Settled,
+            // A name that is too long does not become shorter.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                log::warn!("the service manager cannot keep {name}: {error}");
+                Offer::Settled
+            }
+            Err(error) => {
+                self.note_loss(&error);
+                self.next_offer = Some(now + OFFER_AGAIN_MS);
+                Offer::Pending
+            }
         }
     }
 
@@ -121,7 +154,7 @@ impl Systemd {
     pub(crate) fn due(&self) -> Option<Ms> {
         self.notifier.as_ref()?;
         let feed = self.feed_every.map(|_| self.next_feed);
-        [feed, self.next_extension].into_iter().flatten().min()
+        [feed, self.next_extension, self.next_offer].into_iter().flatten().min()
     }
 
     /// Says what is due: the watchdog is fed only while the gate is well, so that the manager sees what nobody else does.

@@ -1,6 +1,7 @@
 //! The one place where the master waits: for a signal, a ready byte, or its next deadline.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use gate_sys::clock;
 use gate_sys::process::{self, Ended, Exit};
@@ -12,6 +13,9 @@ use crate::desk::Desk;
 use crate::event::{Blame, Event, Ms, Resize, Stop, ZoneFate};
 use crate::hands::Hands;
 use crate::observed::{Observed, Phase, Process, State, Wanted, told};
+
+/// Pause after a wait that failed for lack of memory: without one the loop would spin until the lack is over.
+const POLL_PAUSE: Duration = Duration::from_millis(200);
 
 /// Waits until something has happened or `wake_at` has come, and tells what.
 pub(crate) fn wait(
@@ -31,7 +35,8 @@ pub(crate) fn wait(
     if let Err(error) = poll(&mut watched, timeout)
         && error != nix::errno::Errno::EINTR
     {
-        log::error!("poll: {error}");
+        log::error!("poll: {error}; trying on");
+        std::thread::sleep(POLL_PAUSE); // bounded poll
     }
     drop(watched);
     let mut events = Vec::new();
