@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use gate_config::{Complaints, Settings};
+use gate_master::CONTROL_FILE;
 
 use crate::command::read_file;
 
@@ -15,9 +16,6 @@ const ENVIRONMENT: &str = "OLLAMA_GATE_CONTROL";
 
 /// Where systemd says that a unit's files of the running system lie; colons part several.
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
-
-/// The socket's name in that directory.
-const FILE_NAME: &str = "control.sock";
 
 /// Where the packaged unit has it.
 const DEFAULT: &str = "/run/ollama-gate/control.sock";
@@ -79,7 +77,7 @@ impl Place {
         }
         let runtime = variable(RUNTIME_DIRECTORY).and_then(|value| {
             let first = value.to_str()?.split(':').next()?;
-            (!first.is_empty()).then(|| Path::new(first).join(FILE_NAME))
+            (!first.is_empty()).then(|| Path::new(first).join(CONTROL_FILE))
         });
         Ok(match runtime {
             Some(path) => Self { path, origin: Origin::RuntimeDirectory },

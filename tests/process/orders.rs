@@ -36,7 +36,7 @@ impl Control {
 
     /// The same in a configuration file.
     pub(crate) fn key(&self) -> String {
-        format!("control = {:?}\n", self.path())
+        format!("control = \"{}\"\n", self.path().display())
     }
 
     /// Says this, without waiting for the answer.

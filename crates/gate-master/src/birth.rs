@@ -22,6 +22,9 @@ const REASON_MAX: usize = 4096;
 /// The byte that says "I serve".
 const READY: u8 = b'1';
 
+/// The byte before the reason why not. Of its own, so that no reason can be taken for a word.
+pub(crate) const FAILED: u8 = b'E';
+
 /// The byte that says "I am leaving".
 const LEAVING: u8 = b'L';
 
@@ -127,11 +130,15 @@ impl Announce {
 
     /// Says why there is no serving. The caller leaves next.
     pub fn failed(mut self, reason: &str) {
-        let text = &reason.as_bytes()[..reason.len().min(REASON_MAX)];
-        if let Err(error) = self.pipe.write_all(text) {
+        if let Err(error) = self.pipe.write_all(&failure(reason)) {
             log::error!("cannot tell the master ({error}): {reason}");
         }
     }
+}
+
+/// A reason why not, as it is said.
+pub(crate) fn failure(reason: &str) -> Vec<u8> {
+    [FAILED].into_iter().chain(reason.bytes().take(REASON_MAX - 1)).collect()
 }
 
 /// The master's end.
@@ -173,7 +180,8 @@ impl Awaited {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => {
                     if self.stage == Heard::Nothing && !self.said.is_empty() {
-                        let reason = String::from_utf8_lossy(&self.said).into_owned();
+                        let said = self.said.strip_prefix(&[FAILED]).unwrap_or(&self.said);
+                        let reason = String::from_utf8_lossy(said).into_owned();
                         events.push(Event::BootFailed { pid: self.pid, reason });
                     }
                     return More::Closed;
@@ -280,11 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_that_begins_like_a_word_is_a_reason() {
+        let pid = Pid::from_raw(7);
+        for reason in ["10-prod.toml:3: no such key", "L", "R\n", "V9\n"] {
+            let (mut awaited, announce) = pair();
+            announce.failed(reason);
+            let said = Event::BootFailed { pid, reason: reason.to_owned() };
+            assert_eq!(heard(&mut awaited), (vec![said], More::Closed));
+        }
+    }
+
+    #[test]
     fn a_long_reason_is_cut() {
         let (mut awaited, announce) = pair();
         announce.failed(&"x".repeat(REASON_MAX * 3));
         let (events, _) = heard(&mut awaited);
         let [Event::BootFailed { reason, .. }] = &events[..] else { panic!("a reason was given") };
-        assert_eq!(reason.len(), REASON_MAX);
+        assert_eq!(reason.len(), REASON_MAX - 1);
     }
 }

@@ -94,7 +94,11 @@ impl Hands {
         let tried = self.since(serving().filter(of_trial));
         let others = self.since(serving().filter(|process| process.generation != want.target));
         self.baseline = None;
-        let verdict = compare(&tried, &others);
+        let verdict = if serving().any(|process| of_trial(&process)) {
+            compare(&tried, &others)
+        } else {
+            Err("no canary is left to judge by".to_owned())
+        };
         match &verdict {
             Ok(text) => log::info!("canary: generation {} goes on: {text}", want.target),
             Err(text) => log::error!("canary: generation {} is given up: {text}", want.target),

@@ -126,7 +126,12 @@ impl Desired {
         match event {
             Event::StopAsked(stop) => self.stop_asked(*stop),
             Event::ReloadAsked(canary) => {
-                self.reload = Reload::Asked(*canary);
+                // A reload that was to be tried first stays so, whoever else asks.
+                let before = match self.reload {
+                    Reload::Asked(canary) => canary,
+                    Reload::Idle => None,
+                };
+                self.reload = Reload::Asked(canary.or(before));
                 self.service = Service::Open;
             }
             Event::ResizeAsked(resize) => self.resize(*resize),
@@ -217,9 +222,7 @@ impl Desired {
         if said.configured == self.configured {
             self.wish.workers = said.wanted.clamp(1, WORKERS_MAX);
         }
-        if said.none {
-            self.service = Service::Paused;
-        }
+        self.service = if said.none { Service::Paused } else { Service::Open };
     }
 
     /// The number of workers that the configuration asks for.
@@ -242,10 +245,13 @@ impl Desired {
         demo.into_iter().chain(workers).chain([Place { role: Role::Monitor, slot: 0 }])
     }
 
-    /// Whether a place should have a process.
+    /// Whether a place may have a process. While a configuration that wants fewer workers has not proved itself, those of
+    /// the one before may stay.
     pub fn wants(&self, place: Place) -> bool {
+        let before = self.fallback.as_ref().map_or(0, |(_, wish)| wish.workers);
         match place.role {
-            Role::Worker => place.slot < self.workers(),
+            Role::Worker if self.service == Service::Paused => false,
+            Role::Worker => place.slot < self.workers().max(before),
             Role::Monitor => true,
             Role::Demo => self.wish.demo == Demo::On,
         }

@@ -8,13 +8,13 @@ use std::os::unix::net::UnixStream;
 
 use gate_sys::control::{ControlSocket, permitted};
 use gate_sys::process::Pid;
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::event::{Change, Effect, Event, Generation, Ms};
 use crate::protocol::{self, Answer, ChangeLine, Drained, Reloaded, Request, Upgraded};
 
 /// Visitors at once; more wait in the socket's queue.
-const VISITORS_MAX: usize = 16;
+const VISITORS_MAX: usize = 64;
 
 /// How long a visitor may take to say its line, and to take in its answer.
 const PATIENCE_MS: Ms = 5_000;
@@ -93,7 +93,12 @@ impl Desk {
     /// What to wait for, and on whose behalf. Without room for one more visitor the `door` is not looked at.
     pub(crate) fn watched<'a>(&'a self, door: Option<&'a ControlSocket>) -> Vec<PollFd<'a>> {
         let visitor = |visitor: &'a Visitor| {
-            let flags = if visitor.out.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
+            let flags = match (&visitor.stage, visitor.out.is_empty()) {
+                (_, false) => PollFlags::POLLOUT,
+                (Stage::Speaking | Stage::Heard | Stage::Answered(_), true) => PollFlags::POLLIN,
+                // Only its leaving matters, which is told unasked.
+                (Stage::Waiting(_), true) => PollFlags::empty(),
+            };
             PollFd::new(visitor.stream.as_fd(), flags)
         };
         let door = door.filter(|_| self.has_room()).map(|door| PollFd::new(door.as_fd(), PollFlags::POLLIN));
@@ -245,6 +250,8 @@ impl Visitor {
         let mut buffer = [0; protocol::REQUEST_LINE_MAX];
         loop {
             match self.stream.read(&mut buffer) {
+                // It has said all that it wanted to, and still listens.
+                Ok(0) if matches!(self.stage, Stage::Waiting(_)) && !self.is_gone() => return None,
                 Ok(0) => {
                     // Nobody is there to answer; what was begun goes on.
                     self.stage = Stage::Answered(Then::Close);
@@ -272,6 +279,12 @@ impl Visitor {
                 }
             }
         }
+    }
+
+    /// Whether it has closed its connection, and not only its own direction of it.
+    fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     fn answer(&mut self, answer: &Answer, then: Then, now: Ms) {

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use gate_sys::handed::{self, Given};
 use gate_sys::listen::{self, Address, Listener};
 
-/// Longest reason that the gate before us reads.
-const REASON_MAX: usize = 4096;
+use crate::birth;
 
 pub(crate) const ZONE: &str = "gate.zone";
 pub(crate) const VERDICT: &str = "gate.verdict";
@@ -98,8 +97,15 @@ impl Estate {
             self.activated.iter().map(|socket| Address::Inherited(socket.number).text()).collect();
         let foreign = |address: &Address| matches!(address, Address::Inherited(_) | Address::Named(_));
         texts.extend(self.left.iter().map(|left| &left.wanted).filter(|wanted| foreign(wanted)).map(Address::text));
+        texts.sort_unstable();
         texts.dedup();
         (!texts.is_empty()).then(|| texts.join(","))
+    }
+
+    /// The names of ours under which a service manager may keep something.
+    pub(crate) fn kept_names(&self) -> Vec<String> {
+        let zone = self.zone.iter().map(|_| ZONE.to_owned());
+        zone.chain(self.left.iter().map(|left| bind_name(&left.wanted, left.slot))).collect()
     }
 
     /// Whether another gate serves until we say that we do.
@@ -135,6 +141,12 @@ impl Estate {
     /// somebody has opened for it.
     pub(crate) fn sockets(&mut self, wanted: &Address) -> io::Result<Vec<Listener>> {
         let mut left: Vec<Left> = self.left.extract_if(.., |left| left.wanted == *wanted).collect();
+        if let Address::Unix(path) = wanted
+            && !path.exists()
+        {
+            // An earlier gate that stopped has taken the file away, and nobody finds the socket without it.
+            left.clear();
+        }
         left.sort_by_key(|left| left.slot);
         if !left.is_empty() {
             return left.into_iter().map(|left| Listener::adopt(wanted.clone(), left.fd)).collect();
@@ -176,11 +188,10 @@ impl Estate {
 
 /// Tells the gate before us why it has to go on.
 pub(crate) fn refuse(verdict: Option<File>, reason: &str) {
-    if let Some(mut verdict) = verdict {
-        let text = &reason.as_bytes()[..reason.len().min(REASON_MAX)];
-        if let Err(error) = verdict.write_all(text) {
-            log::warn!("the gate before this one does not listen: {error}");
-        }
+    if let Some(mut verdict) = verdict
+        && let Err(error) = verdict.write_all(&birth::failure(reason))
+    {
+        log::warn!("the gate before this one does not listen: {error}");
     }
 }
 

@@ -128,7 +128,9 @@ impl Hands {
         let Opening { plan, crew, reread, adopt, program, routes, seed, mut estate, pidfile, control } = opening;
         let (memory, zone) = succession::zone(&mut estate, &plan, entries(&plan), seed)?;
         let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Machine)?)) } else { None };
-        let in_service: Vec<Duration> = zone.windows().map(|(window, _)| window).collect();
+        // A gate that serves beside us counts in all of them; one that is gone needs none.
+        let beside_another = estate.is_candidate();
+        let in_service: Vec<Duration> = zone.windows().map(|(window, _)| window).filter(|_| beside_another).collect();
         zone.assign_windows(&plan.windows(), &in_service)
             .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
         let lifeline = process::pipe().map_err(StartError::Machine)?;
@@ -164,6 +166,13 @@ impl Hands {
         })
     }
 
+    /// Takes over from whoever has said before where new connections go.
+    pub(crate) fn steer_afresh(&self, workers: u32) {
+        if let Some(current) = &self.current {
+            current.sockets.take_the_wheel(workers);
+        }
+    }
+
     /// Sends new connections only to the sockets of the slots below `workers`, where each slot has one of its own.
     pub(crate) fn steer_to(&self, workers: u32) {
         if let Some(current) = &self.current {
@@ -178,7 +187,7 @@ impl Hands {
     /// Where the newest configuration listens.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let current = self.current.iter();
-        current.flat_map(|loaded| loaded.sockets.addresses().map(ToString::to_string)).collect()
+        current.flat_map(|loaded| loaded.sockets.addresses().map(|address| address.to_string())).collect()
     }
 
     /// What the newest configuration wants of the processes.
@@ -268,7 +277,7 @@ impl Hands {
         let row = self.zone.scoreboard().set_aside(own_pid).ok_or_else(|| io::Error::other("no row free"))?;
         let forked = self.fork_with(place, generation, row);
         if forked.is_err() {
-            self.zone.scoreboard().settle(row, own_pid);
+            self.zone.scoreboard().settle(row, own_pid, own_pid);
         }
         forked
     }
@@ -320,7 +329,9 @@ impl Hands {
     fn commit(&mut self, want: &Desired, seen: &Observed) -> Event {
         let Some(current) = &self.current else { return Event::Committed { generation: want.target } };
         let generation = current.generation;
-        self.zone.tell_generation(generation);
+        if self.standing.is_alone() {
+            self.zone.tell_generation(generation);
+        }
         (self.adopt)(&current.plan);
         if let Some(before) = self.before.take() {
             before.sockets.retire(Some(&current.sockets));
@@ -388,7 +399,8 @@ impl Hands {
     pub(crate) fn bury(&mut self, pid: Pid, row: Option<usize>) {
         self.awaited.retain(|awaited| awaited.pid != pid);
         if let Some(row) = row {
-            self.zone.scoreboard().settle(row, process::own_pid());
+            let pid = pid.as_raw().cast_unsigned();
+            self.zone.scoreboard().settle(row, process::own_pid(), pid);
         }
     }
 }

@@ -37,6 +37,7 @@ use gate_sys::control::ControlSocket;
 use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::privilege;
 pub use gate_sys::privilege::Identity;
+use gate_sys::process::Pid;
 use gate_sys::signals::Signals;
 use gate_zone::WorkersWord;
 
@@ -44,7 +45,7 @@ pub use crate::birth::{Announce, Birth, Handed, Notice};
 use crate::desired::{Desired, Service};
 use crate::desk::Desk;
 pub use crate::estate::Estate;
-use crate::event::{Event, Ms};
+use crate::event::{Action, Event, Ms};
 pub use crate::hands::{Adopt, Cause, Crew, Program, Read, Refused, Reread};
 use crate::hands::{Hands, Opening, Outcome};
 use crate::observed::{Observed, Phase};
@@ -59,6 +60,9 @@ pub use gate_zone::Role;
 /// Actions that one wake-up may lead to before the master looks at its signals again. Each round of the loop changes
 /// the world, so more than a few rounds means that two decisions undo each other: a bug that must not spin.
 const ROUNDS_MAX: usize = 1024;
+
+/// The control socket's name in the directory that systemd makes for such files.
+pub const CONTROL_FILE: &str = "control.sock";
 
 /// Why the gate does not start.
 #[derive(Debug)]
@@ -162,7 +166,7 @@ pub struct Master {
     signals: Signals,
     started: Ms,
     wake_at: Option<Ms>,
-    /// What the service manager keeps for us, by name.
+    /// What the service manager keeps for us, or for a gate before us, by name.
     kept: Vec<String>,
 }
 
@@ -184,6 +188,7 @@ impl Master {
             privilege::set_umask(mask);
         }
         settle_privileges(&plan)?;
+        let kept = estate.kept_names();
         let pidfile = pidfile(&plan, &mut estate)?;
         let control = control(&plan, &mut estate)?;
         let seed = [low, high];
@@ -203,10 +208,11 @@ impl Master {
         if hands.standing.is_alone() {
             hands.estate.settle();
             hands.strangers.expect(now);
+            hands.steer_afresh(desired.workers());
         }
         title::set("ollama-gate: master");
         let (desk, systemd) = (Desk::new(), Systemd::open());
-        Ok(Self { desired, observed, hands, desk, systemd, signals, started: now, wake_at: None, kept: Vec::new() })
+        Ok(Self { desired, observed, hands, desk, systemd, signals, started: now, wake_at: None, kept })
     }
 
     /// Serves until told to stop; returns the exit code.
@@ -219,7 +225,8 @@ impl Master {
                 return self.leave(code);
             }
             self.tend(now);
-            let due = [self.wake_at, self.systemd.due(), self.hands.strangers.due(), self.desk.due()];
+            let systemd = self.systemd.due().filter(|_| self.hands.standing.is_alone());
+            let due = [self.wake_at, systemd, self.hands.strangers.due(), self.desk.due()];
             let wake_at = due.into_iter().flatten().min();
             self.observed.woke(now, wake_at);
             for event in watch::wait(&mut self.hands, &self.desk, (&self.signals, &self.observed), wake_at) {
@@ -246,7 +253,12 @@ impl Master {
             for action in &steps.actions {
                 self.foretell(action);
                 match self.hands.perform(action, &self.desired, &self.observed) {
-                    Outcome::Event(event) => self.take_in(&event),
+                    Outcome::Event(event) => {
+                        if let (Action::HandOver { .. }, Event::UpgradeFailed { .. }) = (action, &event) {
+                            self.systemd.main_pid(Pid::this());
+                        }
+                        self.take_in(&event);
+                    }
                     Outcome::Done(code) => return Some(code),
                 }
             }
@@ -267,7 +279,7 @@ impl Master {
             self.hands.chronicle.take_in(event, self.hands.zone.generation(), status::time);
         }
         if let Event::Ripe { pid, reason } = event
-            && let Some(process) = self.observed.process(*pid)
+            && let Some(process) = self.observed.process(*pid).filter(|process| process.ripe.is_none())
         {
             self.hands.chronicle.restarted(process.place, reason.clone());
         }
@@ -312,6 +324,9 @@ impl Master {
             self.hands.estate.refuse(reason);
         }
         self.hands.remove_control();
+        if self.hands.standing.is_alone() {
+            self.hands.zone.forget_workers_word();
+        }
         code
     }
 }
@@ -323,18 +338,23 @@ fn pidfile(plan: &Plan, estate: &mut Estate) -> Result<Option<PidFile>, StartErr
     estate.stale.extend(stale.cloned());
     let Some(path) = &plan.pid else { return Ok(None) };
     let claimed = match handed {
-        Some((handed, fd)) if handed == *path => PidFile::adopt(path, fd),
+        Some((handed, fd)) if handed == *path && path.exists() => PidFile::adopt(path, fd),
         Some(_) | None => PidFile::claim(path),
     };
     claimed.map(Some).map_err(|error| StartError::PidFile(path.clone(), error))
 }
 
+/// Where the control socket is in the directory that systemd makes for such files; of several the first.
+pub fn runtime_control() -> Option<PathBuf> {
+    let directories = std::env::var("RUNTIME_DIRECTORY").ok()?;
+    let first = PathBuf::from(directories.split(':').next()?);
+    first.is_absolute().then(|| first.join(CONTROL_FILE))
+}
+
 /// The control socket, where one is asked for, by the operator or by systemd's directory for such files.
 fn control(plan: &Plan, estate: &mut Estate) -> Result<Option<ControlSocket>, StartError> {
     let handed = estate.control.take();
-    let directory =
-        std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from).filter(|directory| directory.is_absolute());
-    let wanted = plan.control.clone().or_else(|| Some(directory?.join("control.sock")));
+    let wanted = plan.control.clone().or_else(runtime_control);
     let stale = handed.iter().map(|(path, _)| path).find(|path| wanted.as_ref() != Some(path));
     estate.stale.extend(stale.cloned());
     let Some(path) = wanted else { return Ok(None) };

@@ -21,8 +21,9 @@ const BACKOFF_MAX_MS: Ms = 30_000;
 /// How long a process may take to leave after QUIT or before it was ready, or to write its core after ABRT.
 const LAST_WORDS_MS: Ms = 1_000;
 
-/// The master gives its children this much beyond the graceful timeout, which they keep themselves.
-const GRACE_MARGIN_MS: Ms = 1_000;
+/// The master gives its children this much beyond the timeouts that they keep themselves: for the last words to their
+/// clients, and the last lines of their log.
+const GRACE_MARGIN_MS: Ms = 2_000;
 
 /// While nobody serves at all, a place is tried again this long after its last failure, however many there were: the
 /// crash of one process is not worth an outage that outlasts its cause.
@@ -139,7 +140,7 @@ pub struct Observed {
     pub phase: Phase,
     /// Since the last load, commit or rollback: the first process that could not boot.
     pub failed_boot: Option<FailedBoot>,
-    /// Since the last load: the first process of the newest configuration that failed after it had been ready.
+    /// Since the last load: the first process that failed after it had been ready, of the newest generation that has one.
     pub failed_trial: Option<FailedBoot>,
     /// The candidate for the succession, while there is one.
     pub candidate: Option<Candidate>,
@@ -339,7 +340,10 @@ impl Observed {
         }
         if was_ready {
             let reason = format!("{} {} after it was ready", dead.place, told(exit));
-            self.failed_trial.get_or_insert(FailedBoot { generation: dead.generation, reason });
+            let failed = FailedBoot { generation: dead.generation, reason };
+            if self.failed_trial.as_ref().is_none_or(|known| known.generation < failed.generation) {
+                self.failed_trial = Some(failed);
+            }
         } else {
             let reason = dead.excuse.unwrap_or_else(|| format!("{} {} before it was ready", dead.place, told(exit)));
             self.boot_failed(FailedBoot { generation: dead.generation, reason });

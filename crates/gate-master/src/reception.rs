@@ -1,11 +1,14 @@
 //! What the master says to operators and to the service manager, and what it does by itself between two events.
 
+use std::os::fd::AsFd;
+
 use gate_sys::clock;
 use gate_zone::{Place, Role};
 
 use crate::Master;
 use crate::desired::{Desired, Duty, Upgrade, WORKERS_MAX};
 use crate::desk::{Matter, Then, Ticket};
+use crate::estate;
 use crate::event::{Action, Canary, Event, Ms, Resize, Stop, ZoneFate};
 use crate::observed::{Observed, Phase, State};
 use crate::protocol::{Answer, Drained, Request, Scaled};
@@ -66,7 +69,9 @@ impl Master {
             Request::Stop { wait, quick } => {
                 let stop = if *quick { Stop::Quick } else { Stop::Graceful };
                 let reply = if *wait { Reply::Hold(Answer::Accepted) } else { Reply::Now(Answer::Accepted) };
-                (reply, Some(Event::StopAsked(stop)))
+                // A second word hurries. Whoever asks for a graceful stop, and maybe waits for it, does not mean that.
+                let is_news = self.desired.stop.is_none() || *quick;
+                (reply, is_news.then_some(Event::StopAsked(stop)))
             }
             _ if leaving => refused(STOPPING),
             Request::Reload { wait, canary } => {
@@ -133,7 +138,9 @@ impl Master {
                 self.systemd.ready(&summary);
             }
             Event::StopAsked(_) => {
-                self.systemd.stopping(now);
+                if alone {
+                    self.systemd.stopping(now);
+                }
                 self.desk.dismiss(STOPPING, now);
             }
             Event::HandedOver { .. } => {
@@ -161,14 +168,17 @@ impl Master {
         if !settled || !self.systemd.may_offer(now) {
             return;
         }
-        let wanted = self.hands.keepsakes();
-        let systemd = &mut self.systemd;
+        let (sockets, systemd) = (self.hands.keepsakes(), &mut self.systemd);
+        let zone = (estate::ZONE, self.hands.memory.as_fd());
+        let sockets = sockets.iter().map(|(name, socket)| (name.as_str(), socket.as_fd()));
+        let wanted: Vec<_> = [zone].into_iter().chain(sockets).collect();
         let is_wanted = |kept: &String| wanted.iter().any(|(name, _)| name == kept);
         // What is still to be let go of stays in the list.
         self.kept.retain(|name| is_wanted(name) || systemd.unstore(name, now) == Offer::Pending);
         for (name, descriptor) in wanted {
-            if !self.kept.contains(&name) && systemd.store(&name, descriptor, now) == Offer::Settled {
-                self.kept.push(name);
+            let is_kept = self.kept.iter().any(|kept| kept == name);
+            if !is_kept && systemd.store(name, descriptor, now) == Offer::Settled {
+                self.kept.push(name.to_owned());
             }
         }
     }

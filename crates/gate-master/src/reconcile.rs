@@ -39,7 +39,8 @@ impl Steps {
 pub fn reconcile(want: &Desired, seen: &Observed, now: Ms) -> Steps {
     let mut steps = Steps::default();
     if let Some(code) = given_up(want, seen) {
-        return end(want, seen, now, (Stop::Quick, code));
+        // Those that came up may have taken requests already, from a queue that another gate shares.
+        return end(want, seen, now, (Stop::Graceful, code));
     }
     if let Some(stop) = want.stop {
         return end(want, seen, now, (stop, EX_OK));
@@ -231,8 +232,8 @@ fn fill(steps: &mut Steps, want: &Desired, seen: &Observed, (place, now): (Place
 fn try_out(steps: &mut Steps, want: &Desired, seen: &Observed, now: Ms) {
     match &want.trial {
         Some(Trial::Filling(canary)) => {
-            let mut canaries = want.places().filter(|place| is_canary(*place, canary.workers));
-            if canaries.all(|place| serves(want, seen, place)) {
+            let canaries: Vec<_> = want.places().filter(|place| is_canary(*place, canary.workers)).collect();
+            if !canaries.is_empty() && canaries.iter().all(|place| serves(want, seen, *place)) {
                 steps.actions.push(Action::BeginTrial);
             }
         }
@@ -277,6 +278,9 @@ fn succession(steps: &mut Steps, want: &Desired, seen: &Observed, now: Ms) {
 /// The way out: workers first, then what they lean on; `code` when all are gone.
 fn end(want: &Desired, seen: &Observed, now: Ms, (stop, code): (Stop, u8)) -> Steps {
     let mut steps = Steps::default();
+    if want.reopen == Reopen::Asked {
+        steps.actions.push(Action::Reopen);
+    }
     if seen.listening == Listening::Open {
         steps.actions.push(Action::CloseListeners);
     }

@@ -1,7 +1,7 @@
 //! The listening sockets of a configuration. They live in the master, and pass from one configuration to the next when
 //! both name the same address, so that no queue of waiting clients is ever dropped by a reload.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
@@ -47,8 +47,9 @@ struct Bound {
     /// As configured: port 0 stays 0 here, so that a reload finds it again.
     wanted: Address,
     /// One, or one for each slot so far. Those of slots that went away stay: the kernel knows them by their place here.
-    listeners: Vec<Rc<Listener>>,
-    /// How many slots new connections go to: the same for all configurations that share the sockets.
+    /// Shared, as is what follows, by all configurations that name the address.
+    listeners: Rc<RefCell<Vec<Rc<Listener>>>>,
+    /// How many slots new connections go to.
     steered: Rc<Cell<u32>>,
     origin: Origin,
 }
@@ -64,25 +65,35 @@ enum Origin {
 
 impl Bound {
     fn new(wanted: Address, listeners: Vec<Listener>, origin: Origin) -> Self {
-        Self { wanted, origin, listeners: listeners.into_iter().map(Rc::new).collect(), steered: Rc::new(Cell::new(0)) }
+        let listeners = listeners.into_iter().map(Rc::new).collect();
+        Self { wanted, origin, listeners: Rc::new(RefCell::new(listeners)), steered: Rc::new(Cell::new(0)) }
+    }
+
+    /// The first one, which every address has.
+    fn first(&self) -> Rc<Listener> {
+        Rc::clone(&self.listeners.borrow()[0])
+    }
+
+    fn count(&self) -> usize {
+        self.listeners.borrow().len()
     }
 
     fn retire(&self) {
-        if let Err(error) = self.listeners[0].retire() {
+        if let Err(error) = self.first().retire() {
             log::warn!("cannot remove {}: {error}", self.wanted);
         }
     }
 
     /// Whether each slot has a socket of its own here.
     fn has_own(&self, mode: Mode) -> bool {
-        mode == Mode::PerWorker && matches!(self.listeners[0].wanted(), Address::Tcp(_))
+        mode == Mode::PerWorker && matches!(self.first().wanted(), Address::Tcp(_))
     }
 
     /// Without the kernel's help connections are spread by its own hash over all sockets, and a slot that goes away may
     /// lose some.
     fn steer(&self, slots: u32) {
         if self.steered.replace(slots) != slots
-            && let Err(error) = self.listeners[0].steer(slots)
+            && let Err(error) = self.first().steer(slots)
         {
             log::warn!("cannot steer connections to {} workers of {}: {error}", slots, self.wanted);
         }
@@ -159,25 +170,25 @@ impl Sockets {
     ///
     /// # Errors
     /// A further socket of a slot's own cannot be bound.
-    pub(crate) fn of_slot(&mut self, slot: u32) -> io::Result<Vec<Rc<Listener>>> {
+    pub(crate) fn of_slot(&self, slot: u32) -> io::Result<Vec<Rc<Listener>>> {
         let mut sockets = Vec::with_capacity(self.bound.len());
-        for bound in &mut self.bound {
+        for bound in &self.bound {
             if !bound.has_own(self.mode) {
-                sockets.push(Rc::clone(&bound.listeners[0]));
+                sockets.push(bound.first());
                 continue;
             }
-            if bound.listeners.len() == 1 && slot > 0 {
+            if bound.count() == 1 && slot > 0 {
                 // Before a second one joins: without a program the kernel would send connections there at once.
                 bound.steer(bound.steered.get().max(1));
             }
-            while bound.listeners.len() <= slot as usize {
-                let sibling = bound.listeners[0].sibling(self.backlog)?;
-                bound.listeners.push(Rc::new(sibling));
+            while bound.count() <= slot as usize {
+                let sibling = bound.first().sibling(self.backlog)?;
+                bound.listeners.borrow_mut().push(Rc::new(sibling));
             }
             if self.steering.get() == Steering::Ours {
                 bound.steer(bound.steered.get().max(slot + 1));
             }
-            sockets.push(Rc::clone(&bound.listeners[slot as usize]));
+            sockets.push(Rc::clone(&bound.listeners.borrow()[slot as usize]));
         }
         Ok(sockets)
     }
@@ -185,22 +196,25 @@ impl Sockets {
     /// Says from here on where new connections go: to the sockets of so many slots.
     pub(crate) fn take_the_wheel(&self, workers: u32) {
         self.steering.set(Steering::Ours);
-        for bound in self.bound.iter().filter(|bound| bound.listeners.len() > 1) {
+        for bound in self.bound.iter().filter(|bound| bound.count() > 1) {
+            // Whatever was said last, somebody else may have said it.
+            bound.steered.set(0);
             bound.steer(if bound.has_own(self.mode) { workers.max(1) } else { 1 });
         }
     }
 
     /// All sockets, with the names under which they are handed over or kept.
-    pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Rc<Listener>)> {
-        self.bound.iter().flat_map(|bound| {
-            let name = |(slot, listener)| (bind_name(&bound.wanted, slot), listener);
-            bound.listeners.iter().enumerate().map(name)
-        })
+    pub(crate) fn named(&self) -> Vec<(String, Rc<Listener>)> {
+        let all = self.bound.iter().flat_map(|bound| {
+            let name = |(slot, listener): (usize, &Rc<Listener>)| (bind_name(&bound.wanted, slot), Rc::clone(listener));
+            bound.listeners.borrow().iter().enumerate().map(name).collect::<Vec<_>>()
+        });
+        all.collect()
     }
 
     /// The sockets of each address.
-    pub(crate) fn by_address(&self) -> impl Iterator<Item = &[Rc<Listener>]> {
-        self.bound.iter().map(|bound| &bound.listeners[..])
+    pub(crate) fn by_address(&self) -> impl Iterator<Item = Vec<Rc<Listener>>> {
+        self.bound.iter().map(|bound| bound.listeners.borrow().clone())
     }
 
     /// Keeps new connections away from the sockets of slots from `workers` up. What has come there before is for the
@@ -217,12 +231,12 @@ impl Sockets {
     /// Those addresses that `other` does not have, with the ports that the kernel chose.
     pub(crate) fn addresses_beyond(&self, other: &Self) -> Vec<String> {
         let is_new = |bound: &&Bound| !other.has(&bound.wanted);
-        self.bound.iter().filter(is_new).map(|bound| bound.listeners[0].address().to_string()).collect()
+        self.bound.iter().filter(is_new).map(|bound| bound.first().address().to_string()).collect()
     }
 
     /// The addresses listened on, with the ports that the kernel chose.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.bound.iter().map(|bound| bound.listeners[0].address())
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.bound.iter().map(|bound| bound.first().address().clone())
     }
 
     /// Removes the files of unix sockets that this master has bound itself, not those it was handed.
@@ -273,7 +287,7 @@ mod tests {
         let first = bind(&[any()], Mode::Shared, None).unwrap();
         let again = bind(&[any()], Mode::Shared, Some(&first)).unwrap();
         assert!(first.addresses().eq(again.addresses()));
-        let busy = first.addresses().next().unwrap().clone();
+        let busy = first.addresses().next().unwrap();
         let nowhere = Address::Tcp(SocketAddr::from(([192, 0, 2, 1], 80)));
         let errors = bind(&[busy, nowhere], Mode::Shared, None).unwrap_err();
         assert_eq!(errors.len(), 2);
@@ -282,9 +296,9 @@ mod tests {
 
     #[test]
     fn slots_have_sockets_of_their_own_only_when_asked() {
-        let mut shared = bind(&[any()], Mode::Shared, None).unwrap();
+        let shared = bind(&[any()], Mode::Shared, None).unwrap();
         assert!(Rc::ptr_eq(&shared.of_slot(0).unwrap()[0], &shared.of_slot(1).unwrap()[0]));
-        let mut own = bind(&[any()], Mode::PerWorker, None).unwrap();
+        let own = bind(&[any()], Mode::PerWorker, None).unwrap();
         let second = own.of_slot(1).unwrap();
         assert!(!Rc::ptr_eq(&own.of_slot(0).unwrap()[0], &second[0]));
         assert!(Rc::ptr_eq(&own.of_slot(1).unwrap()[0], &second[0]), "a successor gets the same socket");

@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 
 use gate_config::Plan;
 use gate_sys::clock;
 use gate_sys::control::ControlSocket;
 use gate_sys::handed;
+use gate_sys::listen::{Address, Listener};
 use gate_sys::process::{self, Pid};
 use gate_sys::shared::SharedWords;
 use gate_sys::signals::Signal;
@@ -95,10 +97,10 @@ impl Strangers {
                 if is_ours {
                     continue;
                 }
-                if process::born(pid).is_some_and(|born| born == row.born()) {
-                    left += 1;
+                if process::is_gone(pid, row.born()) {
+                    board.settle(index, own, pid);
                 } else {
-                    board.settle(index, own);
+                    left += 1;
                 }
             } else if let Some(master) = row.set_aside_by().filter(|master| *master != own) {
                 if process::born(master).is_some() {
@@ -157,6 +159,13 @@ impl Hands {
     }
 
     fn try_start_candidate(&mut self, zone: ZoneFate) -> Result<Pid, String> {
+        if process::own_pid() == 1 {
+            return Err(
+                "this gate is process 1 of its container, and the kernel would end the new one with it: restart \
+                        the container, or start it with an init of its own (docker run --init)"
+                    .to_owned(),
+            );
+        }
         let program = &self.program;
         let name = program.argument0.to_string_lossy();
         let path = std::env::var_os("PATH");
@@ -166,12 +175,11 @@ impl Hands {
         let ((verdict_read, verdict), (go, go_write)) = pipes.map_err(|error| format!("no pipe: {error}"))?;
         let mut given: Vec<(String, BorrowedFd<'_>)> =
             vec![(estate::VERDICT.to_owned(), verdict.as_fd()), (estate::GO.to_owned(), go.as_fd())];
+        let sockets: Vec<_> = self.current.iter().flat_map(|current| current.sockets.named()).collect();
         if zone == ZoneFate::HandedOn {
             given.push((estate::ZONE.to_owned(), self.memory.as_fd()));
         }
-        if let Some(current) = &self.current {
-            given.extend(current.sockets.named().map(|(name, listener)| (name, listener.as_fd())));
-        }
+        given.extend(sockets.iter().map(|(name, listener)| (name.clone(), listener.as_fd())));
         if let Some(pidfile) = &self.pidfile {
             given.push((estate::pid_name(pidfile.path()), pidfile.as_fd()));
         }
@@ -189,17 +197,17 @@ impl Hands {
 
     /// Lets the candidate be the master.
     pub(crate) fn hand_over(&mut self, pid: Pid, version: &str, want: &Desired) -> Event {
+        // The word first: should it be gone again by now, nothing has changed yet.
+        let heard = self.go.take().is_some_and(|mut go| go.write_all(b"1").is_ok());
+        if !heard {
+            return self.give_up_upgrade(&format!("{pid} was gone again as soon as it served"), want);
+        }
         log::info!("upgrade: {pid} (version {version}) serves; finishing what is in service here");
         if let Reload::Asked(_) = want.reload {
             // It has read its configuration before somebody asked for this.
             if let Err(error) = process::kill(pid, Signal::SIGHUP) {
                 log::error!("cannot pass the reload on to {pid}: {error}");
             }
-        }
-        if let Some(mut go) = self.go.take()
-            && let Err(error) = go.write_all(b"1")
-        {
-            log::error!("upgrade: {pid} does not hear that it serves: {error}");
         }
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.leave_to_heir();
@@ -217,9 +225,7 @@ impl Hands {
         }
         // Killed, it has left rows behind, and processes that may need a while to notice.
         self.strangers.expect(clock::monotonic_ms());
-        if let Some(current) = &self.current {
-            current.sockets.take_the_wheel(want.workers());
-        }
+        self.steer_afresh(want.workers());
         Event::UpgradeFailed { reason: reason.to_owned() }
     }
 
@@ -232,11 +238,12 @@ impl Hands {
     /// This master is the only one that serves from here on.
     pub(crate) fn promoted(&mut self, want: &Desired, now: Ms) {
         self.standing = Standing::Alone;
+        if let Some(current) = &self.current {
+            self.zone.tell_generation(current.generation);
+        }
         self.strangers.expect(now);
         self.estate.settle();
-        if let Some(current) = &self.current {
-            current.sockets.take_the_wheel(want.workers());
-        }
+        self.steer_afresh(want.workers());
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.take_over()
         {
@@ -254,11 +261,12 @@ impl Hands {
         desired
     }
 
-    /// What a next master would need if this one were killed, with the names it would look for.
-    pub(crate) fn keepsakes(&self) -> Vec<(String, BorrowedFd<'_>)> {
+    /// The sockets that a next master would need if this one were killed, with the names it would look for. Those that
+    /// somebody has opened for us are kept by whoever did.
+    pub(crate) fn keepsakes(&self) -> Vec<(String, Rc<Listener>)> {
+        let is_own = |listener: &Rc<Listener>| !matches!(listener.wanted(), Address::Inherited(_) | Address::Named(_));
         let sockets = self.current.iter().flat_map(|current| current.sockets.named());
-        let zone = [(estate::ZONE.to_owned(), self.memory.as_fd())];
-        zone.into_iter().chain(sockets.map(|(name, listener)| (name, listener.as_fd()))).collect()
+        sockets.filter(|(_, listener)| is_own(listener)).collect()
     }
 
     /// Takes the control socket's file away, unless another gate has it now, or still.

@@ -17,6 +17,12 @@ const EXTEND_EVERY_MS: Ms = 5_000;
 /// For how much: three times as long, so that one lost message does no harm.
 const EXTEND_BY_MS: Ms = 15_000;
 
+/// How soon the gate's health is looked at again when it was poor.
+const LOOK_AGAIN_MS: Ms = 500;
+
+/// Longest text behind the unit's name.
+const STATUS_MAX: usize = 512;
+
 /// How often the text behind the unit's name is brought up to date while nothing else is said.
 const STATUS_EVERY_MS: Ms = 10_000;
 
@@ -93,6 +99,8 @@ impl Systemd {
 
     /// The gate serves.
     pub(crate) fn ready(&mut self, status: &str) {
+        // A line break would begin another assignment, and the text may come from a child.
+        let status: String = status.chars().map(|c| if c.is_control() { ' ' } else { c }).take(STATUS_MAX).collect();
         status.clone_into(&mut self.status);
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
@@ -165,9 +173,13 @@ impl Systemd {
         if let Some(every) = self.feed_every
             && now >= self.next_feed
         {
-            self.next_feed = now + every;
-            if health == Health::Good {
+            let stopping = self.next_extension.is_some();
+            if health == Health::Good || stopping {
+                self.next_feed = now + every;
                 self.send("WATCHDOG=1");
+            } else {
+                // A place that is tried again fills itself for a moment: then is the time.
+                self.next_feed = now + LOOK_AGAIN_MS.min(every);
             }
         }
         if self.next_extension.is_some_and(|at| now >= at) {

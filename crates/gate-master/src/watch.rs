@@ -130,7 +130,7 @@ impl Hands {
             && let Some(count) = counter.count()
             && count > *known
         {
-            *known = count;
+            *known += 1;
             return Blame::Memory;
         }
         Blame::Outside

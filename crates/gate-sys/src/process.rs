@@ -232,6 +232,14 @@ pub fn born(pid: u32) -> Option<u64> {
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Whether the process that had this pid and start time is gone. One whose start time cannot be read (somebody else's,
+/// under `hidepid`) is taken for there while its pid is.
+pub fn is_gone(pid: u32, born_at: u64) -> bool {
+    let signal: Option<Signal> = None;
+    signal::kill(Pid::from_raw(pid.cast_signed()), signal) == Err(Errno::ESRCH)
+        || born(pid).is_some_and(|born| born != born_at)
+}
+
 /// A pipe whose two ends close on exec and never block.
 ///
 /// # Errors
@@ -316,5 +324,9 @@ mod tests {
         assert!(own > 0);
         assert_eq!(born(own_pid()), Some(own));
         assert_eq!(born(u32::MAX), None);
+        assert!(!is_gone(own_pid(), own) && is_gone(own_pid(), own + 1));
+        let child = spawn_unchecked_threads((), |()| 0).unwrap();
+        wait(child).unwrap();
+        assert!(is_gone(child.as_raw().cast_unsigned(), own));
     }
 }

@@ -185,6 +185,11 @@ impl Zone {
         self.store(header::WORKERS, flags | u64::from(said.configured & 0xffff) << 32 | u64::from(said.wanted));
     }
 
+    /// Forgets it: the next gate begins as its configuration says. Master only.
+    pub fn forget_workers_word(self) {
+        self.store(header::WORKERS, 0);
+    }
+
     /// How often the log files were to be reopened.
     pub fn reopenings(self) -> u64 {
         self.load(header::REOPEN)
@@ -314,8 +319,11 @@ mod tests {
         assert_eq!(own.row().in_service(), [routed]);
         own.ended(described);
         assert_eq!(own.row().in_service(), []);
-        board.settle(first, 7);
-        board.settle(first, 8);
+        let own = gate_sys::process::own_pid();
+        board.settle(first, 7, own + 1);
+        assert_eq!(board.row(first).pid(), Some(own), "the row of another process");
+        board.settle(first, 7, own);
+        board.settle(first, 8, own);
         assert_eq!(board.row(first).pid(), None);
         assert_eq!(board.row(layout::SETTLED_ROW).count(layout::row::ANSWERS + 2), 1);
         let sums = board.row(layout::SETTLED_ROW);
@@ -365,9 +373,9 @@ mod tests {
     fn all_rows_taken_is_told() {
         let board = zone().scoreboard();
         assert_eq!(std::iter::from_fn(|| board.set_aside(7)).count(), layout::ROWS - 1);
-        board.settle(4, 8);
+        board.settle(4, 8, 8);
         assert_eq!(board.set_aside(8), None, "a row that another master has set aside is not ours to settle");
-        board.settle(4, 7);
+        board.settle(4, 7, 7);
         assert_eq!(board.set_aside(8), Some(4));
     }
 }

@@ -321,12 +321,13 @@ impl Scoreboard {
     }
 
     /// Settles the row of a process that is gone: what it counted is added to the settled row, and the row is free
-    /// again. Of two masters that try at once, one does it. Masters only.
-    pub fn settle(self, index: usize, master: u32) {
+    /// again. Of two masters that try at once, one does it; a row that is somebody else's by now is left alone. Masters
+    /// only.
+    pub fn settle(self, index: usize, master: u32, gone: u32) {
         let (dead, sums) = (self.row(index), self.row(SETTLED_ROW));
         let (owner, mark) = (dead.load(row::OWNER), set_aside_by(master));
-        let is_others = owner == 0 || (owner as u32 == SET_ASIDE && owner != mark);
-        if is_others || dead.words[row::OWNER].compare_exchange(owner, mark, AcqRel, Relaxed).is_err() {
+        let is_ours = owner == mark || (owner as u32 != SET_ASIDE && (owner >> 32) as u32 == gone);
+        if owner == 0 || !is_ours || dead.words[row::OWNER].compare_exchange(owner, mark, AcqRel, Relaxed).is_err() {
             return;
         }
         let sum = |word: usize, counted: u64| {

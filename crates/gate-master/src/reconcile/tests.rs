@@ -2,6 +2,7 @@
 
 use gate_sys::process::{Core, Exit, Pid};
 use gate_sys::signals::Signal;
+use gate_zone::WorkersWord;
 
 use super::*;
 use crate::event::{Blame, Canary, Demo, Event, Resize, Wish, ZoneFate};
@@ -499,4 +500,61 @@ fn a_stop_takes_the_candidate_along() {
     let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
     stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
     assert!(matches!(stage.act()[..], [Action::GiveUpUpgrade { .. }, Action::Done(EX_OK)]));
+}
+
+#[test]
+fn a_crash_of_the_newest_configuration_counts_also_after_one_of_the_old() {
+    let mut stage = with_canary();
+    let old = stage.seen.processes.iter().rfind(|process| process.generation == 1).expect("it serves").pid;
+    stage.dies(old);
+    let canary = stage.seen.processes.iter().find(|process| process.generation == 2).expect("it serves").pid;
+    stage.dies(canary);
+    assert!(stage.act().iter().any(|action| matches!(action, Action::RollBack { .. })));
+}
+
+#[test]
+fn workers_too_many_for_a_new_configuration_go_when_it_has_proved_itself() {
+    let mut stage = Stage::serving();
+    stage.event(Event::ReloadAsked(Some(Canary { workers: 1, hold_ms: 5_000 })));
+    stage.event(Event::Loaded { generation: 2, wish: Wish { workers: 1, ..WISH }, changes: vec![] });
+    stage.act();
+    stage.all_ready();
+    assert_eq!(stage.act(), [Action::BeginTrial]);
+    assert_eq!(stage.ready().len(), 4, "both old workers and the monitor, and the canary");
+    stage.now = 5_000;
+    beat(&mut stage);
+    while stage.want.fallback.is_some() {
+        stage.act();
+        stage.all_ready();
+    }
+    stage.act();
+    assert_eq!(stage.ready().len(), 2);
+}
+
+#[test]
+fn a_pause_keeps_canaries_from_being_judged_untried() {
+    let mut stage = Stage::serving();
+    stage.event(Event::ReloadAsked(Some(Canary { workers: 1, hold_ms: 5_000 })));
+    stage.event(Event::ReloadAsked(None));
+    stage.act();
+    stage.event(Event::PauseAsked);
+    for pid in stage.starting() {
+        stage.event(Event::Ready(pid));
+    }
+    assert!(!stage.act().contains(&Action::BeginTrial), "there is none");
+    stage.event(Event::ResizeAsked(Resize::More));
+    stage.act();
+    stage.all_ready();
+    assert!(stage.act().contains(&Action::BeginTrial), "a plain reload did not undo the wish for a trial");
+}
+
+#[test]
+fn what_was_said_to_the_master_before_holds_both_ways() {
+    let mut want = Desired::first(WISH, 2);
+    want.heed(WorkersWord { configured: 2, wanted: 5, none: true });
+    assert_eq!((want.workers(), want.wish.workers), (0, 5));
+    want.heed(WorkersWord { configured: 2, wanted: 4, none: false });
+    assert_eq!(want.workers(), 4);
+    want.heed(WorkersWord { configured: 3, wanted: 9, none: false });
+    assert_eq!(want.workers(), 4, "it was said about another configuration");
 }
