@@ -252,8 +252,9 @@ fn the_socket_is_found_in_the_environment_and_the_file() {
     run(["reopen", "-c", &file], &[]).is(0, done, &[]);
     run(["reopen", "--config", &file], &[("RUNTIME_DIRECTORY", "/nonexistent")]).is(0, done, &[]);
     run(["reopen"], &[("RUNTIME_DIRECTORY", folder)]).is(0, done, &[]);
-    fs::write(&file, "controll = \"x\"\n").unwrap();
-    run(["reopen", "-c", &file], &[]).is(78, "", &["controll", "did you mean `control`?"]);
+    fs::write(&file, format!("limmit = 1\ncontrol = {path:?}\nworkers = 2 3\n")).unwrap();
+    run(["reopen", "-c", &file], &[]).is(0, done, &[]);
+    run(["reopen", "-c", "/nonexistent/x.toml"], &[]).is(78, "", &["cannot be read"]);
 }
 
 #[test]

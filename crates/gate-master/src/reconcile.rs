@@ -197,8 +197,11 @@ fn fill(steps: &mut Steps, want: &Desired, seen: &Observed, (place, now): (Place
     let starting = seen.at(place).find(|process| matches!(process.state, State::Starting { .. }));
     // Of several that are right the newest stays, ripe again or not.
     let newest = ready().filter(|process| is_right(want, process)).last();
-    if newest.is_some() && !want.keeps_both(place) {
-        ready().filter(|process| !is_right(want, process)).for_each(|old| steps.tell(old, Order::Drain, Why::Replaced));
+    if newest.is_some() {
+        let wrong = || ready().filter(|process| !is_right(want, process));
+        // Beside a canary one stays, to compare it with.
+        let kept = wrong().last().filter(|_| want.keeps_both(place)).map(|kept| kept.pid);
+        wrong().filter(|old| kept != Some(old.pid)).for_each(|old| steps.tell(old, Order::Drain, Why::Replaced));
     }
     let succeeded =
         ready().filter(|process| is_right(want, process) && newest.is_some_and(|new| new.pid != process.pid));
@@ -208,7 +211,8 @@ fn fill(steps: &mut Steps, want: &Desired, seen: &Observed, (place, now): (Place
     }
     if let Some(starting) = starting {
         if !is_right(want, starting) {
-            steps.tell(starting, Order::Kill, Why::Abandoned);
+            // It may have taken requests already, though its word has not arrived.
+            steps.tell(starting, Order::Drain, Why::Abandoned);
         }
         return;
     }
