@@ -48,7 +48,8 @@ impl Hands {
     /// The same in a line, for the service manager.
     pub(crate) fn summary(&self, want: &Desired, seen: &Observed) -> String {
         let totals = self.totals();
-        let workers = seen.processes.iter().filter(|process| process.place.role == Role::Worker).count();
+        let serves = |process: &&Process| process.place.role == Role::Worker && process.state == State::Ready;
+        let workers = seen.processes.iter().filter(serves).count();
         format!(
             "{}: generation {}, {workers} workers, {} requests in service ({} streams)",
             state(want, seen),
