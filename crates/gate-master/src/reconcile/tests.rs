@@ -167,6 +167,44 @@ fn a_dead_worker_is_replaced_at_once_and_a_dying_one_ever_more_slowly() {
 }
 
 #[test]
+fn a_configuration_does_not_wait_for_what_those_before_it_have_died_of() {
+    let mut stage = Stage::serving();
+    for _ in 0..8 {
+        stage.event(Event::ReloadAsked(None));
+        stage.act();
+        let [new] = stage.starting()[..] else { panic!("one successor at a time") };
+        stage.dies(new);
+        assert!(matches!(stage.act()[..], [Action::RollBack { .. }, ..]));
+    }
+    stage.event(Event::ReloadAsked(None));
+    let done = stage.act();
+    assert!(matches!(done[..], [Action::Load, Action::Fork { .. }]), "at once: {done:?}");
+}
+
+#[test]
+fn whoever_is_killed_after_a_stable_life_has_shown_that_the_place_works() {
+    let mut stage = Stage::serving();
+    for _ in 0..8 {
+        let pid = stage.ready()[0];
+        stage.dies(pid);
+        stage.now = stage.steps().wake_at.map_or(stage.now, |at| stage.now.max(at));
+        stage.act();
+        stage.all_ready();
+    }
+    stage.now += 2_000;
+    let pids: Vec<Pid> = stage.ready();
+    let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
+    for pid in pids {
+        stage.event(Event::Exited { pid, exit, blame: Blame::Outside });
+    }
+    stage.act();
+    for pid in stage.starting() {
+        stage.dies(pid);
+    }
+    assert!(stage.steps().actions.iter().any(|action| matches!(action, Action::Fork { .. })), "the first is free");
+}
+
+#[test]
 fn a_reload_replaces_one_after_the_other_and_never_waits_for_a_drain() {
     let mut stage = Stage::serving();
     stage.event(Event::ReloadAsked(None));
