@@ -208,7 +208,10 @@ impl Hands {
     /// Goes on without the candidate.
     pub(crate) fn give_up_upgrade(&mut self, reason: &str, want: &Desired) -> Event {
         self.go = None;
-        log::error!("upgrade failed, this gate keeps serving: {reason}");
+        match want.stop {
+            None => log::error!("upgrade failed, this gate keeps serving: {reason}"),
+            Some(_) => log::info!("upgrade given up, the gate is stopping: {reason}"),
+        }
         if let Some(current) = &self.current {
             current.sockets.take_the_wheel(want.workers());
         }

@@ -491,6 +491,9 @@ fn a_candidate_that_serves_takes_over_and_the_rest_drains() {
     assert_eq!(stage.act(), [Action::Done(EX_OK)]);
 }
 
+/// What becomes of a candidate.
+type Fate = fn(&mut Stage, Pid);
+
 #[test]
 fn a_candidate_that_fails_changes_nothing() {
     let crash = |stage: &mut Stage, pid| {
@@ -507,7 +510,7 @@ fn a_candidate_that_fails_changes_nothing() {
         let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
         stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
     };
-    let cases: [(fn(&mut Stage, Pid), &str); 3] =
+    let cases: [(Fate, &str); 3] =
         [(crash, "exited with code 1"), (refuse, "no such key"), (hang, "did not serve in time")];
     for (fails, wanted) in cases {
         let (mut stage, pid) = upgrading();
