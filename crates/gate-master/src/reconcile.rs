@@ -207,7 +207,8 @@ fn fill(steps: &mut Steps, want: &Desired, seen: &Observed, (place, now): (Place
     }
     if let Some(starting) = starting {
         if !is_right(want, starting) {
-            steps.tell(starting, Order::Kill, Why::Abandoned);
+            // Not KILL: its word that it serves may be on its way, and clients with it.
+            steps.tell(starting, Order::Drain, Why::Abandoned);
         }
         return;
     }

@@ -182,6 +182,32 @@ fn a_configuration_does_not_wait_for_what_those_before_it_have_died_of() {
 }
 
 #[test]
+fn a_process_that_a_reload_overtakes_may_finish_what_it_has_begun() {
+    let mut stage = Stage::serving();
+    stage.event(Event::PauseAsked);
+    stage.act();
+    for pid in stage.in_state(|state| matches!(state, State::Draining { .. })) {
+        stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
+    }
+    stage.event(Event::ReloadAsked(None));
+    let done = stage.act();
+    let told = done.iter().filter_map(|action| match action {
+        Action::Tell { pid, order, why: Why::Abandoned } => Some((*pid, *order)),
+        _ => None,
+    });
+    let told: Vec<(Pid, Order)> = told.collect();
+    assert_eq!(told.iter().map(|(_, order)| *order).collect::<Vec<_>>(), [Order::Drain; 2], "{done:?}");
+    // It has served before it could hear the order.
+    stage.event(Event::Ready(told[0].0));
+    // Longer than what never served may take to leave.
+    stage.now += WISH.drain_ms + 500;
+    beat(&mut stage);
+    let late = stage.steps().actions;
+    let killed = |pid: Pid| late.iter().any(|action| matches!(action, Action::Tell { pid: told, .. } if *told == pid));
+    assert!(!killed(told[0].0), "{late:?}");
+}
+
+#[test]
 fn whoever_is_killed_after_a_stable_life_has_shown_that_the_place_works() {
     let mut stage = Stage::serving();
     for _ in 0..8 {
