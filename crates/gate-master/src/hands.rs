@@ -553,6 +553,6 @@ fn report(place: Place, pid: Pid, order: Order, why: Why) {
             log::error!("{place} ({pid}) has not beaten within timeout: aborting it, a successor follows");
         }
         Why::GraceOver => log::warn!("{place} ({pid}) did not leave in time: killing it"),
-        Why::Abandoned => log::info!("{place} ({pid}) is of a generation that was given up: it leaves"),
+        Why::Abandoned => log::info!("{place} ({pid}) is of a generation that is not wanted any more: it leaves"),
     }
 }

@@ -214,7 +214,16 @@ impl Observed {
             Event::Ordered { pid, order, why } => self.ordered(*pid, (*order, *why), now),
             Event::Exited { pid, exit, blame } => self.exited(*pid, (*exit, *blame), now),
             Event::Beats(beats) => self.beats(beats, now),
-            Event::Loaded { .. } | Event::RolledBack { .. } => self.forget_failures(),
+            Event::Loaded { .. } => {
+                self.forget_failures();
+                // What its predecessors have died of says nothing of it.
+                self.places.clear();
+            }
+            Event::RolledBack { .. } => {
+                self.forget_failures();
+                // The failures were those of the configuration that is given up.
+                self.places.clear();
+            }
             Event::Committed { .. } => {
                 self.forget_failures();
                 self.phase = Phase::Serving;
@@ -327,10 +336,14 @@ impl Observed {
     fn exited(&mut self, pid: Pid, (exit, blame): (Exit, Blame), now: Ms) {
         let Some(index) = self.processes.iter().position(|process| process.pid == pid) else { return };
         let dead = self.processes.remove(index);
+        let was_ready = dead.ready_at.is_some();
+        let was_stable = was_ready && now.saturating_sub(dead.forked_at) >= STABLE_MS;
         if dead.wanted == Wanted::No {
             return;
         }
-        let was_ready = dead.ready_at.is_some();
+        if was_stable {
+            self.places.remove(&dead.place);
+        }
         if blame == Blame::Outside {
             // It has not failed: it is replaced at once, however often, and says nothing of its configuration.
             if !was_ready {
@@ -348,9 +361,7 @@ impl Observed {
             let reason = dead.excuse.unwrap_or_else(|| format!("{} {} before it was ready", dead.place, told(exit)));
             self.boot_failed(FailedBoot { generation: dead.generation, reason });
         }
-        if was_ready && now.saturating_sub(dead.forked_at) >= STABLE_MS {
-            self.places.insert(dead.place, History::default());
-        } else {
+        if !was_stable {
             self.failed(dead.place, now);
         }
     }

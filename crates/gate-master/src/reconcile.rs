@@ -14,7 +14,11 @@ use crate::observed::{Listening, Observed, Phase, Process, State};
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod stage;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trials;
 
 /// What to do now, and when to look again if nothing happens before.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -211,7 +215,7 @@ fn fill(steps: &mut Steps, want: &Desired, seen: &Observed, (place, now): (Place
     }
     if let Some(starting) = starting {
         if !is_right(want, starting) {
-            // It may have taken requests already, though its word has not arrived.
+            // Not KILL: its word that it serves may be on its way, and clients with it.
             steps.tell(starting, Order::Drain, Why::Abandoned);
         }
         return;

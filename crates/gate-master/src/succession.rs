@@ -170,7 +170,7 @@ impl Hands {
         let name = program.argument0.to_string_lossy();
         let path = std::env::var_os("PATH");
         let resolved = handed::resolve(&program.argument0, &program.directory, path.as_deref())
-            .ok_or_else(|| format!("{name}: no such program"))?;
+            .ok_or_else(|| format!("{name}: no such program, or it is not executable"))?;
         let pipes = process::pipe().and_then(|verdict| Ok((verdict, process::pipe()?)));
         let ((verdict_read, verdict), (go, go_write)) = pipes.map_err(|error| format!("no pipe: {error}"))?;
         let mut given: Vec<(String, BorrowedFd<'_>)> =
@@ -221,7 +221,7 @@ impl Hands {
         self.go = None;
         match want.stop {
             None => log::error!("upgrade failed, this gate keeps serving: {reason}"),
-            Some(_) => log::info!("upgrade: the candidate has left too"),
+            Some(_) => log::info!("upgrade given up, the gate is stopping: {reason}"),
         }
         // Killed, it has left rows behind, and processes that may need a while to notice.
         self.strangers.expect(clock::monotonic_ms());

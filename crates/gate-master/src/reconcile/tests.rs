@@ -2,119 +2,10 @@
 
 use gate_sys::process::{Core, Exit, Pid};
 use gate_sys::signals::Signal;
-use gate_zone::WorkersWord;
 
+use super::stage::{Stage, WISH, beat, forks};
 use super::*;
-use crate::event::{Blame, Canary, Demo, Event, Resize, Wish, ZoneFate};
-
-const WISH: Wish = Wish { workers: 2, boot_ms: 100, drain_ms: 1_000, liveness_ms: 500, surge: 1, demo: Demo::Off };
-
-/// A wish and a world, fed by hand.
-struct Stage {
-    want: Desired,
-    seen: Observed,
-    now: Ms,
-    pids: i32,
-    verdict: Result<String, String>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let mut seen = Observed::new(0, 1);
-        seen.allow(WISH.boot_ms, WISH.drain_ms);
-        Self { want: Desired::first(WISH, 1), seen, now: 0, pids: 100, verdict: Ok(String::new()) }
-    }
-
-    /// Two workers and a monitor, ready and committed.
-    fn serving() -> Self {
-        let mut stage = Self::new();
-        stage.act();
-        stage.all_ready();
-        stage.act();
-        assert_eq!(stage.seen.phase, Phase::Serving);
-        stage
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "a hundred calls that make their event in place")]
-    fn event(&mut self, event: Event) {
-        self.want.apply(&event, self.now);
-        self.seen.apply(&event, self.now);
-    }
-
-    fn steps(&self) -> Steps {
-        reconcile(&self.want, &self.seen, self.now)
-    }
-
-    /// Does what is decided, until nothing is; returns it all.
-    fn act(&mut self) -> Vec<Action> {
-        let mut done = Vec::new();
-        for _ in 0..100 {
-            let steps = self.steps();
-            if steps.actions.is_empty() || steps.actions.iter().any(|action| matches!(action, Action::Done(_))) {
-                done.extend(steps.actions);
-                return done;
-            }
-            for action in steps.actions {
-                self.perform(&action);
-                done.push(action);
-            }
-        }
-        panic!("decisions without end: {done:?}");
-    }
-
-    fn perform(&mut self, action: &Action) {
-        let event = match action {
-            Action::Load => Event::Loaded { generation: self.want.target + 1, wish: WISH, changes: vec![] },
-            Action::Fork { place, generation } => {
-                self.pids += 1;
-                let (place, generation) = (*place, *generation);
-                Event::Forked { pid: Pid::from_raw(self.pids), place, generation, row: 1 }
-            }
-            Action::Tell { pid, order, why } => Event::Ordered { pid: *pid, order: *order, why: *why },
-            Action::BeginTrial => Event::TrialBegan,
-            Action::Judge => Event::Judged(self.verdict.clone()),
-            Action::Commit => Event::Committed { generation: self.want.target },
-            Action::RollBack { reason } => Event::RolledBack { reason: reason.clone() },
-            Action::StartCandidate(_) => {
-                self.pids += 1;
-                Event::CandidateStarted { pid: Pid::from_raw(self.pids) }
-            }
-            Action::HandOver { pid, version } => Event::HandedOver { pid: *pid, version: version.clone() },
-            Action::GiveUpUpgrade { reason } => Event::UpgradeFailed { reason: reason.clone() },
-            Action::Reopen => Event::Reopening,
-            Action::CloseListeners => Event::ListenersClosed,
-            Action::Done(_) => return,
-        };
-        self.event(event);
-    }
-
-    fn in_state(&self, wanted: fn(State) -> bool) -> Vec<Pid> {
-        self.seen.processes.iter().filter(|process| wanted(process.state)).map(|process| process.pid).collect()
-    }
-
-    fn starting(&self) -> Vec<Pid> {
-        self.in_state(|state| matches!(state, State::Starting { .. }))
-    }
-
-    fn ready(&self) -> Vec<Pid> {
-        self.in_state(|state| state == State::Ready)
-    }
-
-    fn all_ready(&mut self) {
-        for pid in self.starting() {
-            self.event(Event::Ready(pid));
-        }
-    }
-
-    fn dies(&mut self, pid: Pid) {
-        let exit = Exit::Signal { signal: Signal::SIGSEGV, core: Core::None };
-        self.event(Event::Exited { pid, exit, blame: Blame::Itself });
-    }
-}
-
-fn forks(actions: &[Action]) -> usize {
-    actions.iter().filter(|action| matches!(action, Action::Fork { .. })).count()
-}
+use crate::event::{Blame, Event, Resize};
 
 #[test]
 fn a_first_start_forks_all_at_once_and_commits_when_all_are_ready() {
@@ -165,6 +56,70 @@ fn a_dead_worker_is_replaced_at_once_and_a_dying_one_ever_more_slowly() {
     assert_eq!(pauses[0], 0);
     assert!(pauses[1] >= 50 && pauses[11] >= 15_000 && pauses.iter().all(|pause| *pause <= 30_000), "{pauses:?}");
     assert!(pauses.windows(2).skip(1).take(7).all(|pair| pair[1] > pair[0] / 2), "{pauses:?}");
+}
+
+#[test]
+fn a_configuration_does_not_wait_for_what_those_before_it_have_died_of() {
+    let mut stage = Stage::serving();
+    for _ in 0..8 {
+        stage.event(Event::ReloadAsked(None));
+        stage.act();
+        let [new] = stage.starting()[..] else { panic!("one successor at a time") };
+        stage.dies(new);
+        assert!(matches!(stage.act()[..], [Action::RollBack { .. }, ..]));
+    }
+    stage.event(Event::ReloadAsked(None));
+    let done = stage.act();
+    assert!(matches!(done[..], [Action::Load, Action::Fork { .. }]), "at once: {done:?}");
+}
+
+#[test]
+fn a_process_that_a_reload_overtakes_may_finish_what_it_has_begun() {
+    let mut stage = Stage::serving();
+    stage.event(Event::PauseAsked);
+    stage.act();
+    for pid in stage.in_state(|state| matches!(state, State::Draining { .. })) {
+        stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
+    }
+    stage.event(Event::ReloadAsked(None));
+    let done = stage.act();
+    let told = done.iter().filter_map(|action| match action {
+        Action::Tell { pid, order, why: Why::Abandoned } => Some((*pid, *order)),
+        _ => None,
+    });
+    let told: Vec<(Pid, Order)> = told.collect();
+    assert_eq!(told.iter().map(|(_, order)| *order).collect::<Vec<_>>(), [Order::Drain; 2], "{done:?}");
+    // It has served before it could hear the order.
+    stage.event(Event::Ready(told[0].0));
+    // Longer than what never served may take to leave.
+    stage.now += WISH.drain_ms + 500;
+    beat(&mut stage);
+    let late = stage.steps().actions;
+    let killed = |pid: Pid| late.iter().any(|action| matches!(action, Action::Tell { pid: told, .. } if *told == pid));
+    assert!(!killed(told[0].0), "{late:?}");
+}
+
+#[test]
+fn whoever_is_killed_after_a_stable_life_has_shown_that_the_place_works() {
+    let mut stage = Stage::serving();
+    for _ in 0..8 {
+        let pid = stage.ready()[0];
+        stage.dies(pid);
+        stage.now = stage.steps().wake_at.map_or(stage.now, |at| stage.now.max(at));
+        stage.act();
+        stage.all_ready();
+    }
+    stage.now += 2_000;
+    let pids: Vec<Pid> = stage.ready();
+    let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
+    for pid in pids {
+        stage.event(Event::Exited { pid, exit, blame: Blame::Outside });
+    }
+    stage.act();
+    for pid in stage.starting() {
+        stage.dies(pid);
+    }
+    assert!(stage.steps().actions.iter().any(|action| matches!(action, Action::Fork { .. })), "the first is free");
 }
 
 #[test]
@@ -371,190 +326,4 @@ fn a_pause_drains_all_workers_until_somebody_wants_them_again() {
         stage.act();
         assert_eq!(stage.want.workers(), 2);
     }
-}
-
-/// A reload with one canary that serves beside the worker before it.
-fn with_canary() -> Stage {
-    let mut stage = Stage::serving();
-    stage.event(Event::ReloadAsked(Some(Canary { workers: 1, hold_ms: 5_000 })));
-    assert_eq!(forks(&stage.act()), 1);
-    stage.all_ready();
-    assert_eq!(stage.act(), [Action::BeginTrial]);
-    assert_eq!(stage.ready().len(), 4, "the canary serves beside the one before it");
-    stage
-}
-
-fn beat(stage: &mut Stage) {
-    let beats = stage.seen.processes.iter().map(|process| (process.pid, stage.now)).collect();
-    stage.event(Event::Beats(beats));
-}
-
-#[test]
-fn canaries_are_tried_before_the_others_follow() {
-    let mut stage = with_canary();
-    let old = stage.ready()[1];
-    stage.dies(old);
-    let actions = stage.act();
-    assert!(matches!(actions[..], [Action::Fork { generation: 1, .. }]), "others stay with the old one: {actions:?}");
-    stage.all_ready();
-    stage.now = 5_000;
-    beat(&mut stage);
-    let actions = stage.act();
-    assert_eq!(actions[0], Action::Judge);
-    while stage.want.fallback.is_some() {
-        stage.all_ready();
-        stage.act();
-    }
-    assert_eq!(stage.want.target, 2);
-}
-
-#[test]
-fn canaries_that_are_worse_or_die_are_rolled_back() {
-    let mut stage = with_canary();
-    stage.verdict = Err("answers take longer".into());
-    stage.now = 5_000;
-    beat(&mut stage);
-    let actions = stage.act();
-    assert_eq!(actions[..2], [Action::Judge, Action::RollBack { reason: "answers take longer".into() }]);
-    assert_eq!((stage.want.target, stage.ready().len()), (1, 3));
-
-    let mut stage = with_canary();
-    let canary = stage.seen.processes.iter().find(|process| process.generation == 2).expect("it serves").pid;
-    stage.dies(canary);
-    let actions = stage.act();
-    assert!(matches!(&actions[0], Action::RollBack { reason } if reason.contains("after it was ready")), "{actions:?}");
-    assert_eq!((stage.want.target, stage.ready().len()), (1, 3));
-}
-
-fn upgrading() -> (Stage, Pid) {
-    let mut stage = Stage::serving();
-    stage.event(Event::UpgradeAsked(ZoneFate::HandedOn));
-    assert_eq!(stage.act(), [Action::StartCandidate(ZoneFate::HandedOn)]);
-    let pid = Pid::from_raw(stage.pids);
-    (stage, pid)
-}
-
-#[test]
-fn a_candidate_that_serves_takes_over_and_the_rest_drains() {
-    let (mut stage, pid) = upgrading();
-    stage.event(Event::UpgradeAsked(ZoneFate::HandedOn));
-    stage.event(Event::ReloadAsked(None));
-    assert_eq!(stage.act(), [], "one at a time, and no reload in between");
-    stage.event(Event::Ready(pid));
-    stage.event(Event::Version { pid, version: "9".into() });
-    let actions = stage.act();
-    assert_eq!(actions[0], Action::HandOver { pid, version: "9".into() });
-    assert_eq!(stage.in_state(|state| matches!(state, State::Draining { .. })).len(), 2);
-    stage.event(Event::StopAsked(Stop::Graceful));
-    let quit = |action: &Action| matches!(action, Action::Tell { order: Order::Quit, .. });
-    assert!(!stage.act().iter().any(quit), "told once to stop, it goes on draining");
-    for pid in stage.in_state(|_| true) {
-        stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
-    }
-    assert_eq!(stage.act(), [Action::Done(EX_OK)]);
-}
-
-/// A way in which a candidate fails.
-type Fails = fn(&mut Stage, Pid);
-
-#[test]
-fn a_candidate_that_fails_changes_nothing() {
-    let crash = |stage: &mut Stage, pid| {
-        stage.event(Event::Exited { pid, exit: Exit::Code(1), blame: Blame::Itself });
-    };
-    let refuse = |stage: &mut Stage, pid| {
-        stage.event(Event::BootFailed { pid, reason: "no such key".into() });
-        stage.event(Event::Exited { pid, exit: Exit::Code(78), blame: Blame::Itself });
-    };
-    let hang = |stage: &mut Stage, pid| {
-        stage.now = 60_000;
-        beat(stage);
-        assert_eq!(stage.act(), [Action::Tell { pid, order: Order::Kill, why: Why::BootTimeout }]);
-        let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
-        stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
-    };
-    let cases: [(Fails, &str); 3] =
-        [(crash, "exited with code 1"), (refuse, "no such key"), (hang, "did not serve in time")];
-    for (fails, wanted) in cases {
-        let (mut stage, pid) = upgrading();
-        let before = stage.ready();
-        fails(&mut stage, pid);
-        let actions = stage.act();
-        assert!(matches!(&actions[..], [Action::GiveUpUpgrade { reason }] if reason.contains(wanted)), "{actions:?}");
-        assert_eq!((stage.ready(), stage.act().len()), (before, 0));
-        stage.event(Event::UpgradeAsked(ZoneFate::Fresh));
-        assert_eq!(stage.act(), [Action::StartCandidate(ZoneFate::Fresh)], "another one may be tried");
-    }
-}
-
-#[test]
-fn a_stop_takes_the_candidate_along() {
-    let (mut stage, pid) = upgrading();
-    stage.event(Event::StopAsked(Stop::Graceful));
-    assert!(stage.act().contains(&Action::Tell { pid, order: Order::Drain, why: Why::Stopping }));
-    for pid in stage.in_state(|_| true) {
-        stage.event(Event::Exited { pid, exit: Exit::Code(0), blame: Blame::Itself });
-    }
-    stage.now += 3_000;
-    assert_eq!(stage.act(), [Action::Tell { pid, order: Order::Kill, why: Why::BootTimeout }]);
-    let exit = Exit::Signal { signal: Signal::SIGKILL, core: Core::None };
-    stage.event(Event::Exited { pid, exit, blame: Blame::Itself });
-    assert!(matches!(stage.act()[..], [Action::GiveUpUpgrade { .. }, Action::Done(EX_OK)]));
-}
-
-#[test]
-fn a_crash_of_the_newest_configuration_counts_also_after_one_of_the_old() {
-    let mut stage = with_canary();
-    let old = stage.seen.processes.iter().rfind(|process| process.generation == 1).expect("it serves").pid;
-    stage.dies(old);
-    let canary = stage.seen.processes.iter().find(|process| process.generation == 2).expect("it serves").pid;
-    stage.dies(canary);
-    assert!(stage.act().iter().any(|action| matches!(action, Action::RollBack { .. })));
-}
-
-#[test]
-fn workers_too_many_for_a_new_configuration_go_when_it_has_proved_itself() {
-    let mut stage = Stage::serving();
-    stage.event(Event::ReloadAsked(Some(Canary { workers: 1, hold_ms: 5_000 })));
-    stage.event(Event::Loaded { generation: 2, wish: Wish { workers: 1, ..WISH }, changes: vec![] });
-    stage.act();
-    stage.all_ready();
-    assert_eq!(stage.act(), [Action::BeginTrial]);
-    assert_eq!(stage.ready().len(), 4, "both old workers and the monitor, and the canary");
-    stage.now = 5_000;
-    beat(&mut stage);
-    while stage.want.fallback.is_some() {
-        stage.act();
-        stage.all_ready();
-    }
-    stage.act();
-    assert_eq!(stage.ready().len(), 2);
-}
-
-#[test]
-fn a_pause_keeps_canaries_from_being_judged_untried() {
-    let mut stage = Stage::serving();
-    stage.event(Event::ReloadAsked(Some(Canary { workers: 1, hold_ms: 5_000 })));
-    stage.event(Event::ReloadAsked(None));
-    stage.act();
-    stage.event(Event::PauseAsked);
-    for pid in stage.starting() {
-        stage.event(Event::Ready(pid));
-    }
-    assert!(!stage.act().contains(&Action::BeginTrial), "there is none");
-    stage.event(Event::ResizeAsked(Resize::More));
-    stage.act();
-    stage.all_ready();
-    assert!(stage.act().contains(&Action::BeginTrial), "a plain reload did not undo the wish for a trial");
-}
-
-#[test]
-fn what_was_said_to_the_master_before_holds_both_ways() {
-    let mut want = Desired::first(WISH, 2);
-    want.heed(WorkersWord { configured: 2, wanted: 5, none: true });
-    assert_eq!((want.workers(), want.wish.workers), (0, 5));
-    want.heed(WorkersWord { configured: 2, wanted: 4, none: false });
-    assert_eq!(want.workers(), 4);
-    want.heed(WorkersWord { configured: 3, wanted: 9, none: false });
-    assert_eq!(want.workers(), 4, "it was said about another configuration");
 }
