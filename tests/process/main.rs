@@ -8,11 +8,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod canary;
 mod commands;
+mod control;
 mod deaths;
 mod descriptors;
 mod heirs;
 mod identity;
+mod listeners;
 mod load;
 mod orders;
 mod pidfile;

@@ -48,6 +48,15 @@ pub(crate) fn listening(pid: Pid) -> usize {
     tcp(pid).iter().filter(|socket| socket.state == State::Listening).count()
 }
 
+/// The sockets that it listens on, as the kernel names them.
+pub(crate) fn listening_sockets(pid: Pid) -> Vec<String> {
+    let held = descriptors(pid);
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let rows = table.lines().skip(1).map(|row| row.split_ascii_whitespace().collect::<Vec<_>>());
+    let names = rows.filter(|row| row[3] == "0A").map(|row| format!("socket:[{}]", row[9]));
+    names.filter(|name| held.contains(name)).collect()
+}
+
 /// The process among `pids` that serves the client at this port.
 pub(crate) fn server_of(port: u16, pids: &[Pid]) -> Option<Pid> {
     let serves = |socket: &Tcp| socket.state == State::Established && socket.remote_port == port;

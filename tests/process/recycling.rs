@@ -7,16 +7,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::load::{Load, MIXED};
+use crate::orders::Control;
 use crate::proc::listening;
 use crate::scene::{Latch, backend, gate_to, is_gone, prompt, said, successor};
 use crate::stream::{Stream, expected};
+use crate::support::http::Client;
 use crate::support::{Dir, Gate, wait_for};
 
 const MODES: [&str; 2] = ["--reuse-port=false", "--reuse-port=true"];
 
 /// Where the log says it first.
 #[track_caller]
-fn line_of(gate: &Gate, text: &str) -> usize {
+pub(crate) fn line_of(gate: &Gate, text: &str) -> usize {
     gate.log().lines().position(|line| line.contains(text)).unwrap_or_else(|| panic!("no line with {text:?}"))
 }
 
@@ -64,6 +66,69 @@ fn nobody_goes_before_the_successor_is_ready() {
     let [ready, left] = [format!("({new}) of generation 1 is ready"), format!("({old}) has left")];
     assert!(line_of(&gate, &ready) < line_of(&gate, &left));
     assert_eq!(said(&gate, "is to be replaced"), 1, "asked for once");
+    assert_eq!(gate.get("/healthz").status, 200);
+}
+
+/// Asks until `rounds` times as many workers as there are places have been replaced. Panics when there ever are more than
+/// `surge` beyond, or when one leaves before its successor is ready.
+#[track_caller]
+fn replaces_with(surge: usize, reason: &str) {
+    const WORKERS: usize = 4;
+    let backend = backend(0);
+    let surge_key = format!("--surge={surge}");
+    let gate = gate_to(&backend, ["--workers=4", &surge_key, reason]).start();
+    let load = Load::start(gate.address(), &MIXED);
+    let mut most = 0;
+    wait_for("eight of them to be replaced", || {
+        load.goes_on(1);
+        most = most.max(gate.workers().len());
+        assert!(most <= WORKERS + surge, "{most} workers with a surge of {surge}");
+        (said(&gate, "has left") >= 2 * WORKERS).then_some(())
+    });
+    load.lost_nothing();
+    let log = gate.log();
+    for slot in 1..=WORKERS {
+        let mut serving = 0;
+        let mut served = false;
+        for line in log.lines().filter(|line| line.contains(&format!(": worker {slot} ("))) {
+            serving += i32::from(line.contains("is ready")) - i32::from(line.contains("has left"));
+            served |= serving > 0;
+            assert!(!served || serving > 0, "nobody in slot {slot} after {line}");
+        }
+    }
+    assert_eq!(said(&gate, "was ended by") + said(&gate, "did not leave in time"), 0);
+}
+
+#[test]
+fn never_more_than_surge_are_beyond_the_number() {
+    for surge in [1, 2] {
+        replaces_with(surge, "--max-requests=40");
+        replaces_with(surge, "--max-age=1s");
+    }
+}
+
+#[test]
+fn memory_is_a_reason_too() {
+    let (backend, control) = (backend(0), Control::new());
+    let mut gate = gate_to(&backend, [&*control.flag(), "--max-rss=32MiB"]).start();
+    let [old] = gate.workers()[..] else { panic!("one worker") };
+    // Bodies that never end: the worker holds what has come of them.
+    let clients: Vec<Client> = (0..6)
+        .map(|_| {
+            let mut client = Client::connect(gate.address());
+            let head = "POST /api/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n";
+            client.send(head.as_bytes()).and_then(|()| client.send(&vec![b' '; 7_000_000])).expect("it reads");
+            client
+        })
+        .collect();
+    let line = gate.log_has(&format!("({old}) is to be replaced: holds "));
+    assert!(line.contains(" MiB (max_rss 32 MiB)"), "{line}");
+    gate.log_has("is ready");
+    drop(clients);
+    is_gone(old);
+    let status = control.status();
+    let restart = &status["slots"][0];
+    assert!(restart["last_restart"].as_str().unwrap().starts_with("holds "), "{restart}");
     assert_eq!(gate.get("/healthz").status, 200);
 }
 

@@ -66,7 +66,7 @@ fn int_and_quit_do_not_wait() {
 #[test]
 fn at_the_deadline_everybody_is_told() {
     let backend = backend(50);
-    let mut gate = gate_to(&backend, ["--graceful-timeout", "1s"]).start();
+    let mut gate = gate_to(&backend, ["--graceful-timeout=1s", "--stream-timeout=1s"]).start();
     let address = gate.address();
     let stream = Stream::begin(address, "@sim:endless");
     let stalled = json!({"model": "m", "prompt": "@sim:stall:before-head", "stream": false});

@@ -383,8 +383,8 @@ fn a_candidate_that_cannot_serve_changes_nothing() {
         crate::support::binary().display()
     );
     for (what, mode, reason) in [
-        (None, 0, "no such program"),
-        (Some("#!/bin/sh\nexit 0\n"), 0o644, "no such program"),
+        (None, 0, "gate: No such file or directory"),
+        (Some("#!/bin/sh\nexit 0\n"), 0o644, "gate: Permission denied"),
         (Some("no program"), 0o755, "Exec format error"),
         (Some("#!/bin/sh\nexit 3\n"), 0o755, "exited with code 3 before it served"),
         (Some("#!/bin/sh\nkill -9 $$\n"), 0o755, "was ended by SIGKILL before it served"),

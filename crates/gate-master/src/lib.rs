@@ -274,14 +274,15 @@ impl Master {
         self.desired.apply(event, now);
         self.hands.steer_to(self.desired.workers());
         self.observed.allow(self.desired.wish.boot_ms, self.desired.wish.drain_ms);
-        self.observed.apply(event, now);
-        if phase == Phase::Serving {
-            self.hands.chronicle.take_in(event, self.hands.zone.generation(), status::time);
-        }
+        // Before it is taken in: asked twice, a process is still replaced once.
         if let Event::Ripe { pid, reason } = event
             && let Some(process) = self.observed.process(*pid).filter(|process| process.ripe.is_none())
         {
             self.hands.chronicle.restarted(process.place, reason.clone());
+        }
+        self.observed.apply(event, now);
+        if phase == Phase::Serving {
+            self.hands.chronicle.take_in(event, self.hands.zone.generation(), status::time);
         }
         self.desk.take_in(event, now);
         if *event == Event::Promoted {
