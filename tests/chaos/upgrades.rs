@@ -47,8 +47,8 @@ impl Broken {
     /// What the answer must say.
     fn reason(self) -> &'static str {
         match self {
-            Self::Missing => "no such program",
-            Self::NotExecutable => "it is not executable",
+            Self::Missing => "No such file or directory",
+            Self::NotExecutable => "Permission denied",
             Self::NoProgram => "Exec format error",
             Self::Crashes => "exited with code 3",
             Self::Hangs => "did not serve in time",
