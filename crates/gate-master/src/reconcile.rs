@@ -203,8 +203,10 @@ fn fill(steps: &mut Steps, want: &Desired, seen: &Observed, (place, now): (Place
     let newest = ready().filter(|process| is_right(want, process)).last();
     if newest.is_some() {
         let wrong = || ready().filter(|process| !is_right(want, process));
-        // Beside a canary one stays, to compare it with.
-        let kept = wrong().last().filter(|_| want.keeps_both(place)).map(|kept| kept.pid);
+        // Beside a canary one stays, to compare it with: of the configuration to go back to, if there is one.
+        let before = want.fallback.map(|(generation, _)| generation);
+        let kept = wrong().filter(|old| Some(old.generation) == before).last().or_else(|| wrong().last());
+        let kept = kept.filter(|_| want.keeps_both(place)).map(|kept| kept.pid);
         wrong().filter(|old| kept != Some(old.pid)).for_each(|old| steps.tell(old, Order::Drain, Why::Replaced));
     }
     let succeeded =
