@@ -44,7 +44,7 @@ pub fn reconcile(want: &Desired, seen: &Observed, now: Ms) -> Steps {
     let mut steps = Steps::default();
     if let Some(code) = given_up(want, seen) {
         // Those that came up may have taken requests already, from a queue that another gate shares.
-        return end(want, seen, now, (Stop::Graceful, code));
+        return end(want, seen, now, (want.stop.unwrap_or(Stop::Graceful), code));
     }
     if let Some(stop) = want.stop {
         return end(want, seen, now, (stop, EX_OK));
