@@ -80,10 +80,14 @@ pub(crate) fn definitions() -> impl Iterator<Item = clap::Command> {
     })
 }
 
+/// As many workers as there can be.
+const WORKERS_MAX: i64 = gate_master::desired::WORKERS_MAX as i64;
+
 fn flags(command: &str) -> Vec<Arg> {
     let switch =
         |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
-    let count = |name: &'static str| Arg::new(name).value_name("N").value_parser(value_parser!(NonZeroU32));
+    let range = value_parser!(u32).range(1..=WORKERS_MAX);
+    let count = |name: &'static str| Arg::new(name).value_name("N").value_parser(range);
     match command {
         "status" => vec![switch("json", "Print the answer as it comes: one line of JSON")],
         "reload" => vec![
@@ -101,7 +105,7 @@ fn flags(command: &str) -> Vec<Arg> {
             switch("wait", "Wait until the new binary serves, or has failed and is gone"),
             switch("fresh-zone", "Begin with empty counts, where the new binary cannot read the old one's memory"),
         ],
-        "scale" => vec![count("workers").required(true).help("How many workers there should be")],
+        "scale" => vec![count("workers").required(true).help("How many workers there should be, from 1 to 64")],
         "stop" => vec![switch("wait", "Wait until the gate is gone"), switch("quick", "Cut off what is in service")],
         "drain" => vec![
             count("slot").value_name("SLOT").required(true).help("The worker's number: 2 for `worker 2`"),
@@ -131,12 +135,13 @@ impl Errand {
     /// What these matches of one of [`definitions`] ask; `None` for another command.
     pub(crate) fn of(command: &str, matches: &ArgMatches) -> Option<Self> {
         let is_set = |name: &str| matches.try_get_one::<bool>(name).ok().flatten().is_some_and(|set| *set);
-        let number = |name: &str| matches.try_get_one::<NonZeroU32>(name).ok().flatten().copied();
+        let number = |name: &str| matches.try_get_one::<u32>(name).ok().flatten().copied().and_then(NonZeroU32::new);
         let wait = is_set("wait");
         let request = match command {
             "status" => Request::Status {},
             "reload" => {
-                let canary = number("canary").zip(number("canary-time"));
+                let time = matches.try_get_one::<NonZeroU32>("canary-time").ok().flatten().copied();
+                let canary = number("canary").zip(time);
                 Request::Reload { wait, canary: canary.map(|(workers, seconds)| Canary { workers, seconds }) }
             }
             "upgrade" => Request::Upgrade { wait, fresh_zone: is_set("fresh-zone") },

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use gate_config::{Complaints, Settings};
+use gate_config::{Complaint, Complaints, Settings, Source};
 use gate_master::CONTROL_FILE;
 
 use crate::command::read_file;
@@ -16,6 +16,9 @@ const ENVIRONMENT: &str = "OLLAMA_GATE_CONTROL";
 
 /// Where systemd says that a unit's files of the running system lie; colons part several.
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
+
+/// Where the packaged unit has its configuration.
+const PACKAGED: &str = "/etc/ollama-gate";
 
 /// Where the packaged unit has it.
 const DEFAULT: &str = "/run/ollama-gate/control.sock";
@@ -70,20 +73,30 @@ impl Place {
         if let Some(path) = variable(ENVIRONMENT) {
             return Ok(Self { path: path.into(), origin: Origin::Environment });
         }
-        if let Some(file) = file
-            && let Some(path) = named_in(file)?
-        {
+        let named = file.map(named_in).transpose()?.flatten();
+        if let (Some(file), Some(path)) = (file, named) {
             return Ok(Self { path, origin: Origin::File(file.to_owned()) });
         }
         let runtime = variable(RUNTIME_DIRECTORY).and_then(|value| {
             let first = value.to_str()?.split(':').next()?;
             (!first.is_empty()).then(|| Path::new(first).join(CONTROL_FILE))
         });
-        Ok(match runtime {
-            Some(path) => Self { path, origin: Origin::RuntimeDirectory },
-            None => Self { path: DEFAULT.into(), origin: Origin::Default },
-        })
+        match (runtime, file) {
+            (Some(path), _) => Ok(Self { path, origin: Origin::RuntimeDirectory }),
+            // The packaged unit's configuration need not name it. Any other file is of another gate than that one.
+            (None, Some(file)) if !file.starts_with(PACKAGED) => Err(unnamed(file)),
+            (None, _) => Ok(Self { path: DEFAULT.into(), origin: Origin::Default }),
+        }
     }
+}
+
+fn unnamed(file: &Path) -> Complaints {
+    Complaints(vec![Complaint {
+        key: "control".to_owned(),
+        value: String::new(),
+        source: Source::File { path: file.display().to_string(), line: None },
+        remedy: "it names no control socket; say which with --control PATH".to_owned(),
+    }])
 }
 
 /// What is wrong with the file is for the gate to say, or for `--check-config`: an operator who has to ask a gate with a
@@ -124,6 +137,7 @@ mod tests {
             let place = Place::among(flag, file.map(PathBuf::as_path), variable).unwrap();
             assert_eq!(place.to_string(), expected);
         }
+        assert!(Place::among(None, Some(&without), |_| None).is_err(), "it is not the packaged gate's");
         assert!(Place::among(None, Some(&folder.join("none.toml")), |_| None).is_err());
         std::fs::remove_dir_all(folder).unwrap();
     }

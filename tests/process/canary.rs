@@ -100,6 +100,8 @@ fn without_requests_there_is_nothing_to_judge_by() {
     let (backend, control) = (backend(0), Control::new());
     let gate = gate_to(&backend, []).config(&control.key()).start();
     let answer = control.ask(&json!({"command": "reload", "wait": true, "canary": {"workers": 5, "seconds": 1}}));
+    assert_eq!(answer["reasons"], json!(["5 canaries cannot be had of 1 workers"]));
+    let answer = control.ask(&json!({"command": "reload", "wait": true, "canary": {"workers": 1, "seconds": 1}}));
     assert_eq!((&answer["ok"], &answer["generation"]), (&json!(true), &json!(2)), "{answer}");
     assert!(answer["canary"].as_str().unwrap().starts_with("too few answers to judge by: 0 answers"), "{answer}");
     assert_eq!(gate.has_workers(1).len(), 1);
@@ -115,10 +117,38 @@ fn one_that_fails_more_is_given_up() {
     let workers = gate.workers();
     let crowd = Crowd::begin(gate.address());
     gate.configure(&config(&format!("http://{}", own_address())));
-    control.run(TRIAL).was_refused(1, &["more answers fail: ", " answers, ", " failed, median below "]);
+    // Long before its time is over: whoever meets the canary would go on failing.
+    let trial = "reload --wait --canary 1 --canary-time 1h";
+    control.run(trial).was_refused(1, &["more answers fail: ", " answers, ", " failed, median below "]);
     crowd.was_answered();
     is_as_before(&mut gate, &control, &workers);
     assert_eq!(said(&gate, "canary: generation 2 is given up: more answers fail"), 1);
+}
+
+#[test]
+fn one_that_nobody_meets_has_not_proved_itself() {
+    let (backend, control) = (backend(0), Control::new());
+    let mut gate = gate_to(&backend, []).config(&format!("{}workers = 2", control.key())).start();
+    let workers = gate.workers();
+    let mut kept = Client::connect(gate.address());
+    let request = Request::post("/api/generate", &json!({"model": "m", "prompt": "hello", "stream": false}));
+    kept.ask(&request).unwrap();
+    let mut command = control.start(TRIAL);
+    while command.is_running() {
+        assert_eq!(kept.ask(&request).expect("its worker stays").status, 200);
+    }
+    command.said().was_refused(1, &["no request came to the canaries: 0 answers, 0 failed; the others "]);
+    is_as_before(&mut gate, &control, &workers);
+}
+
+#[test]
+fn the_next_reload_does_not_wait_for_the_end_of_a_trial() {
+    let (backend, control) = (backend(0), Control::new());
+    let mut gate = gate_to(&backend, []).config(&format!("{}workers = 2", control.key())).start();
+    let trial = control.start("reload --wait --canary 1 --canary-time 1h");
+    gate.log_has("canary: generation 2 is tried for 3600 s");
+    control.run("reload --wait").did("generation 3 serves\n");
+    trial.said().did("generation 2 serves\n");
 }
 
 #[test]

@@ -264,7 +264,9 @@ fn workers_are_scaled_and_the_monitor_stays() {
         control.run(line).did(&format!("workers: {told}\n"));
         gate.has_workers(count);
     }
-    control.run("scale 65").was_refused(1, &["write a number of workers from 1 to 64"]);
+    control.run("scale 65").was_refused(64, &["65 is not in 1..=64"]);
+    let answer = control.ask(&json!({"command": "scale", "workers": 65}));
+    assert_eq!(answer["reasons"], json!(["write a number of workers from 1 to 64, not 65"]));
     gate.signal(Signal::SIGWINCH);
     gate.has_workers(0);
     assert_eq!(control.status()["state"], "paused");
@@ -297,7 +299,7 @@ fn a_drained_worker_has_a_successor_first_and_goes_last() {
     assert!(ready < line_of(&gate, &format!("worker 2 ({old}) has left")));
     assert_eq!(gate.children("worker 1"), other);
     let slot = &control.status()["slots"][1];
-    assert_eq!((&slot["restarts"], &slot["last_restart"]), (&json!(1), &json!("an operator asked for it")));
+    assert_eq!((&slot["restarts"], &slot["last_restart"]), (&json!(1), &json!("was drained by an operator")));
     control.run("drain 3").was_refused(1, &["no worker serves in slot 3; there are 2, numbered from 1"]);
     control.run("drain 2").did(&format!("worker 2 ({new}) is leaving\n"));
     is_gone(new);
@@ -332,7 +334,7 @@ fn a_quick_stop_cuts_what_is_in_service() {
     let stream = Stream::begin(gate.address(), "@sim:endless");
     control.run("stop --wait --quick").did("stopped\n");
     assert_eq!(gate.ends_with_code(), 0);
-    assert!(stream.finish().is_err());
+    assert!(stream.was_ended());
 }
 
 #[test]

@@ -38,6 +38,12 @@ impl Stream {
         Ok(self.got)
     }
 
+    /// Whether the gate ends it, and says so in a last line.
+    pub(crate) fn was_ended(self) -> bool {
+        let got = String::from_utf8(self.finish().expect("an end in its proper form")).unwrap();
+        got.lines().last().is_some_and(|line| line.starts_with(r#"{"error":"#))
+    }
+
     /// The client's own port.
     pub(crate) fn port(&self) -> u16 {
         self.client.socket().local_addr().unwrap().port()

@@ -117,11 +117,11 @@ pub static KEYS: &[Key] = &[
     Key::new("boot_timeout", "TIME", "30s", "How long a new worker may take until it is ready.").under(PROCESSES),
     Key::new("graceful_timeout", "TIME", "30s", "How long a worker that is told to stop may go on answering the requests it has.").under(PROCESSES),
     Key::new("stream_timeout", "TIME", "300s", "How long such a worker may go on with streams that have begun; never less than graceful_timeout.").under(PROCESSES),
-    Key::new("max_requests", "N", "0", "Replace a worker after so many requests, its successor ready before it goes; 0 never.").under(PROCESSES),
+    Key::new("max_requests", "N", "0", "Replace a worker after so many requests, its successor ready before it goes; looked at four times a second; 0 never.").under(PROCESSES),
     Key::new("max_requests_jitter", "N", "0", "Up to so many requests more, drawn anew for each worker, so that not all are replaced at once.").under(PROCESSES),
     Key::new("max_age", "TIME", "0", "Replace a worker that has served for so long, less up to a tenth of it; 0 never.").under(PROCESSES),
     Key::new("max_rss", "SIZE", "0", "Replace a worker that holds more memory than this for three seconds on end; 0 never.").under(PROCESSES),
-    Key::new("control", "FILE", "", "The unix socket for `ollama-gate status`, `reload`, `upgrade` and the like, for the gate's own user and root. Empty takes `control.sock` in $RUNTIME_DIRECTORY where systemd sets that, and makes none otherwise.").start().under(PROCESSES),
+    Key::new("control", "FILE", "", "The unix socket for `ollama-gate status`, `reload`, `upgrade` and the like, for the user that starts the gate and root. Empty takes `control.sock` in $RUNTIME_DIRECTORY where systemd sets that, and makes none otherwise.").start().under(PROCESSES),
     Key::new("pid", "FILE", "", "Where the master writes its process id; empty writes none.").short('p').start().under(PROCESSES),
     Key::new("user", "USER", "", "The user, by name or number, to run as; empty keeps the one that started the gate.")
         .short('u')
@@ -133,7 +133,7 @@ pub static KEYS: &[Key] = &[
         .under(PROCESSES),
     Key::new("umask", "OCTAL", "", "The permissions that files and unix sockets of the gate do not get: `0077` leaves them to their owner; empty keeps what the gate was started with.").start().under(PROCESSES),
     Key::switch("sandbox", "Close what workers never need to them: seccomp for system calls, Landlock for files outside the access log's directory. A kernel without them refuses the start.").under(PROCESSES),
-    Key::new("bind", "ADDRESS", "127.0.0.1:8000", "Where to listen: HOST:PORT (HOST is an IP address or `localhost`), :PORT for every IPv4 address, [IPV6]:PORT, unix:PATH, or fd://N for a socket that is already open.")
+    Key::new("bind", "ADDRESS", "127.0.0.1:8000", "Where to listen: HOST:PORT (HOST is an IP address or `localhost`), :PORT for every IPv4 address, [IPV6]:PORT, unix:PATH, or fd://N or fd://NAME for a socket that was handed over.")
         .short('b')
         .many()
         .under(LISTENERS),

@@ -3,11 +3,12 @@
 //! What is compared are the counters of the scoreboard since the trial began. Nothing is measured here that workers do
 //! not count anyway.
 
+use gate_sys::clock;
 use gate_sys::process::Pid;
 use gate_zone::layout::row;
 use gate_zone::{Role, Row};
 
-use crate::desired::{Desired, Trial, is_canary};
+use crate::desired::{Desired, Reload, Trial, is_canary};
 use crate::event::Event;
 use crate::hands::Hands;
 use crate::observed::{Observed, Process, State};
@@ -93,12 +94,19 @@ impl Hands {
         };
         let tried = self.since(serving().filter(of_trial));
         let others = self.since(serving().filter(|process| process.generation != want.target));
-        self.baseline = None;
         let verdict = if serving().any(|process| of_trial(&process)) {
             compare(&tried, &others)
         } else {
             Err("no canary is left to judge by".to_owned())
         };
+        if verdict.is_ok() && !is_over(want) {
+            return Event::TrialGoesOn;
+        }
+        // Before its time only a clear case counts.
+        if !is_over(want) && tried.answers < ANSWERS_MIN {
+            return Event::TrialGoesOn;
+        }
+        self.baseline = None;
         match &verdict {
             Ok(text) => log::info!("canary: generation {} goes on: {text}", want.target),
             Err(text) => log::error!("canary: generation {} is given up: {text}", want.target),
@@ -119,18 +127,26 @@ impl Hands {
     }
 }
 
+/// Whether the trial has had its time, or somebody wants the next configuration.
+fn is_over(want: &Desired) -> bool {
+    let until = match want.trial {
+        Some(Trial::Running { until, .. }) => until,
+        Some(Trial::Filling(_) | Trial::Failed(_)) | None => 0,
+    };
+    clock::monotonic_ms() >= until || want.reload != Reload::Idle
+}
+
 /// `Ok` when the canaries are no worse, with the figures either way.
 fn compare(tried: &Counts, others: &Counts) -> Result<String, String> {
-    let figures = format!(
-        "{} answers, {} failed, median below {}; the others {} answers, {} failed, median below {}",
-        tried.answers,
-        tried.failed,
-        below(tried.median()),
-        others.answers,
-        others.failed,
-        below(others.median())
-    );
+    let figures = format!("{}; the others {}", told(tried), told(others));
+    if tried.answers == 0 && others.answers >= ANSWERS_MIN {
+        // Clients that keep their connections stay with the workers they have: no evidence is no good evidence.
+        return Err(format!("no request came to the canaries: {figures}; try them for longer"));
+    }
     if tried.answers < ANSWERS_MIN {
+        if tried.failed * 2 > tried.answers {
+            return Err(format!("most answers fail: {figures}"));
+        }
         return Ok(format!("too few answers to judge by: {figures}"));
     }
     if tried.share() > others.share() + FAILED_MORE_MAX {
@@ -140,6 +156,11 @@ fn compare(tried: &Counts, others: &Counts) -> Result<String, String> {
         return Err(format!("answers take longer: {figures}"));
     }
     Ok(figures)
+}
+
+fn told(counts: &Counts) -> String {
+    let median = if counts.answers > 0 { format!(", median below {}", below(counts.median())) } else { String::new() };
+    format!("{} answers, {} failed{median}", counts.answers, counts.failed)
 }
 
 /// The upper bound of a bucket, for people.
@@ -165,7 +186,10 @@ mod tests {
         assert!(compare(&counts(100, 1, 13), &others).is_ok(), "twice as long may be chance");
         assert!(compare(&counts(100, 1, 14), &others).unwrap_err().starts_with("answers take longer"));
         assert!(compare(&counts(100, 7, 12), &others).unwrap_err().starts_with("more answers fail"));
-        assert!(compare(&counts(19, 19, 12), &others).unwrap().starts_with("too few"));
+        assert!(compare(&counts(19, 9, 12), &others).unwrap().starts_with("too few"));
+        assert!(compare(&counts(3, 2, 12), &others).unwrap_err().starts_with("most answers fail"));
+        assert!(compare(&counts(0, 0, 0), &others).unwrap_err().starts_with("no request came"));
+        assert!(compare(&counts(0, 0, 0), &counts(5, 0, 3)).is_ok(), "nobody asks at all");
         assert!(compare(&counts(100, 50, 30), &counts(5, 0, 3)).unwrap_err().starts_with("more answers fail"));
         assert!(compare(&counts(100, 0, 30), &counts(5, 0, 3)).is_ok(), "nobody to be slower than");
     }

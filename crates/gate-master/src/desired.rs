@@ -9,6 +9,9 @@ use crate::event::{Canary, Demo, Event, Generation, Ms, Resize, Stop, Wish, Zone
 /// predecessor draining beside it in the scoreboard's 255 rows.
 pub const WORKERS_MAX: u32 = 64;
 
+/// How often canaries are looked at: what fails plainly should not go on failing until the trial's end.
+const LOOK_EVERY_MS: Ms = 1_000;
+
 /// Whether somebody has asked for a reload that has not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
@@ -29,6 +32,8 @@ pub enum Trial {
         canary: Canary,
         /// Until then.
         until: Ms,
+        /// They are looked at next then.
+        look_at: Ms,
     },
     /// They were worse.
     Failed(String),
@@ -144,6 +149,11 @@ impl Desired {
             Event::Loaded { generation, wish, .. } => self.loaded(*generation, *wish),
             Event::LoadRefused { .. } => self.reload = Reload::Idle,
             Event::TrialBegan => self.trial_began(now),
+            Event::TrialGoesOn => {
+                if let Some(Trial::Running { look_at, .. }) = &mut self.trial {
+                    *look_at = now + LOOK_EVERY_MS;
+                }
+            }
             Event::Judged(verdict) => self.trial = verdict.as_ref().err().map(|reason| Trial::Failed(reason.clone())),
             Event::Committed { .. } => {
                 self.fallback = None;
@@ -204,7 +214,7 @@ impl Desired {
 
     fn trial_began(&mut self, now: Ms) {
         if let Some(Trial::Filling(canary)) = self.trial {
-            self.trial = Some(Trial::Running { canary, until: now + canary.hold_ms });
+            self.trial = Some(Trial::Running { canary, until: now + canary.hold_ms, look_at: now + LOOK_EVERY_MS });
         }
     }
 

@@ -137,6 +137,8 @@ pub enum Event {
     },
     /// The canaries of the newest configuration serve; they are watched from now on.
     TrialBegan,
+    /// The canaries were looked at before their time is over, and nothing speaks against them.
+    TrialGoesOn,
     /// The canaries were compared with the others: well, or the reason why not.
     Judged(Result<String, String>),
     /// Every place runs the newest configuration; the one before is let go.

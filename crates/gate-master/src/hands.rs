@@ -339,7 +339,8 @@ impl Hands {
         let is_worker = |process: &&Process| process.place.role == Role::Worker && process.state == State::Ready;
         let of_current = |process: &&Process| process.generation == generation;
         let workers = seen.processes.iter().filter(is_worker).filter(of_current).count();
-        log::info!("generation {generation} serves with {workers} workers");
+        let plural = if workers == 1 { "" } else { "s" };
+        log::info!("generation {generation} serves with {workers} worker{plural}");
         self.first_commit();
         Event::Committed { generation }
     }
@@ -370,11 +371,14 @@ impl Hands {
         Event::ListenersClosed
     }
 
+    /// Sees to it that there is a file for the access log to be opened again.
+    pub(crate) fn offer_log(&self) -> Result<(), String> {
+        self.current.as_ref().map_or(Ok(()), Loaded::offer_log)
+    }
+
     /// Has every worker open its log file again, and says so.
     fn reopen(&mut self, seen: &Observed) -> Event {
-        if let Some(current) = &self.current
-            && let Err(why) = current.offer_log()
-        {
+        if let Err(why) = self.offer_log() {
             log::error!("{why}");
         }
         self.zone.ask_to_reopen();
@@ -429,6 +433,7 @@ impl Loaded {
         let AccessLog::File(path) = &self.plan.access_log else { return Ok(()) };
         let made = match File::options().append(true).create_new(true).open(path) {
             Ok(file) => self.identity.give(file.as_fd()),
+            Err(_) if path.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         };

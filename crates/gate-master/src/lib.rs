@@ -2,9 +2,10 @@
 //!
 //! A loop around a pure function. Every wake-up is an [`event::Event`]; events change what is wanted
 //! ([`desired::Desired`]) or what is ([`observed::Observed`]); [`reconcile::reconcile`] turns the two into
-//! [`event::Action`]s; the hands do the system calls. Nothing in the loop blocks but the one wait.
+//! [`event::Action`]s; the hands do the system calls. Nothing in the loop blocks but the one wait, and the exec of a
+//! candidate.
 //!
-//! It has one thread, no tokio and no hyper, reads no request and opens no connection.
+//! It has one thread, no tokio and no hyper, and reads no request of a client.
 //!
 //! Invariant: whatever fails after the first start, healthy processes keep serving.
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
 use gate_sys::control::ControlSocket;
+use gate_sys::listen;
 use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::privilege;
 pub use gate_sys::privilege::Identity;
@@ -100,6 +102,13 @@ impl std::fmt::Display for StartError {
                 write!(f, "pid file {}: a running gate holds it; stop that one first", path.display())
             }
             Self::PidFile(path, PidFileError::Io(error)) => write!(f, "pid file {}: {error}", path.display()),
+            Self::Control(path, error) if error.kind() == io::ErrorKind::AddrInUse && !listen::is_socket(path) => {
+                write!(
+                    f,
+                    "control {}: a file that is no socket is in the way; remove it, or name another",
+                    path.display()
+                )
+            }
             Self::Control(path, error) if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "control {}: a running gate answers there; stop it, or name another file", path.display())
             }

@@ -239,6 +239,7 @@ impl Observed {
             | Event::Reopening
             | Event::UpgradeAsked(_)
             | Event::TrialBegan
+            | Event::TrialGoesOn
             | Event::Judged(_)
             | Event::Promoted
             | Event::Version { .. }

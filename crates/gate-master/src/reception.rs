@@ -74,6 +74,9 @@ impl Master {
                 (reply, is_news.then_some(Event::StopAsked(stop)))
             }
             _ if leaving => refused(STOPPING),
+            Request::Reload { canary: Some(canary), .. } if canary.workers.get() > self.desired.workers() => {
+                refused(&format!("{} canaries cannot be had of {} workers", canary.workers, self.desired.workers()))
+            }
             Request::Reload { wait, canary } => {
                 let canary = canary.map(|canary| Canary {
                     workers: canary.workers.get(),
@@ -89,13 +92,16 @@ impl Master {
                 (later(*wait, Matter::Upgrade), Some(Event::UpgradeAsked(zone)))
             }
             Request::Scale { workers } if workers.get() > WORKERS_MAX => {
-                refused(&format!("scale: write a number of workers from 1 to {WORKERS_MAX}, not {workers}"))
+                refused(&format!("write a number of workers from 1 to {WORKERS_MAX}, not {workers}"))
             }
             Request::Scale { workers } => {
                 let scaled = Scaled { workers: workers.get(), before: self.desired.workers() };
                 (Reply::Now(Answer::Scale(scaled)), Some(Event::ResizeAsked(Resize::To(workers.get()))))
             }
-            Request::Reopen {} => (Reply::Now(Answer::Done), Some(Event::ReopenAsked)),
+            Request::Reopen {} => {
+                let answer = self.hands.offer_log().map_or_else(Answer::refused, |()| Answer::Done);
+                (Reply::Now(answer), Some(Event::ReopenAsked))
+            }
             Request::Drain { slot, wait } => self.drain(slot.get(), *wait),
         }
     }
@@ -105,12 +111,12 @@ impl Master {
         let mut ready = self.observed.at(place).filter(|process| process.state == State::Ready);
         let Some(worker) = ready.next() else {
             let wanted = self.desired.workers();
-            let reason = format!("drain: no worker serves in slot {number}; there are {wanted}, numbered from 1");
+            let reason = format!("no worker serves in slot {number}; there are {wanted}, numbered from 1");
             return (Reply::Now(Answer::refused(reason)), None);
         };
         let drained = Drained { pid: worker.pid.as_raw().cast_unsigned() };
         let reply = if wait { Reply::Later(Matter::Left(worker.pid)) } else { Reply::Now(Answer::Drain(drained)) };
-        (reply, Some(Event::Ripe { pid: worker.pid, reason: "an operator asked for it".to_owned() }))
+        (reply, Some(Event::Ripe { pid: worker.pid, reason: "was drained by an operator".to_owned() }))
     }
 
     /// Tells the service manager what it has to know before something is done.

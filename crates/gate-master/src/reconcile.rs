@@ -247,8 +247,14 @@ fn try_out(steps: &mut Steps, want: &Desired, seen: &Observed, now: Ms) {
                 steps.actions.push(Action::BeginTrial);
             }
         }
-        Some(Trial::Running { until, .. }) if now >= *until => steps.actions.push(Action::Judge),
-        Some(Trial::Running { until, .. }) => steps.wake(*until),
+        Some(Trial::Running { until, look_at, .. }) => {
+            // Whoever asks for the next configuration does not wait for the end of this one's trial.
+            if now >= *until.min(look_at) || want.reload != Reload::Idle {
+                steps.actions.push(Action::Judge);
+            } else {
+                steps.wake(*until.min(look_at));
+            }
+        }
         Some(Trial::Failed(_)) | None => {}
     }
 }

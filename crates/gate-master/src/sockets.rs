@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
-use gate_sys::listen::{Address, Listener};
+use gate_sys::listen::{self, Address, Listener};
 
 use crate::estate::{Estate, bind_name};
 
@@ -29,7 +29,11 @@ pub(crate) struct BindError {
 
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_file = matches!(&self.address, Address::Unix(path) if path.exists() && !listen::is_socket(path));
         let hint = match self.error.kind() {
+            io::ErrorKind::AddrInUse if is_file => {
+                ": a file that is no socket is in the way; remove it, or name another"
+            }
             io::ErrorKind::AddrInUse => {
                 ": another process listens there; stop it, or choose another address with --bind"
             }

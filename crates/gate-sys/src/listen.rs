@@ -352,8 +352,7 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 
 /// Removes a socket file that nobody answers on. Anything else at that path is left for `bind` to complain about.
 pub(crate) fn clear_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if !is_socket {
+    if !is_socket(path) {
         return Ok(());
     }
     // Without blocking: somebody whose queue is full is alive too.
@@ -405,6 +404,11 @@ pub(crate) fn handed_over(fd: OwnedFd) -> io::Result<(Socket, SockAddr)> {
 
 fn kind_of(local: &SockAddr) -> Kind {
     if local.as_socket().is_some() { Kind::Tcp } else { Kind::Unix }
+}
+
+/// Whether there is a unix socket's file at this path.
+pub fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Where a TCP socket is bound that somebody else has opened; `None` for any other descriptor.

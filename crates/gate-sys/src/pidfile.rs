@@ -62,6 +62,10 @@ impl PidFile {
             lock(&file)?;
             // A holder that leaves removes the file first: what was opened before is locked after, under no name.
             if is_at(path, &file) {
+                if !is_pid_file(&file) {
+                    let text = "it holds something else than a pid; name another file, or remove it";
+                    return Err(PidFileError::Io(io::Error::new(io::ErrorKind::InvalidData, text)));
+                }
                 let mut claimed = Self { path: path.to_path_buf(), file };
                 claimed.take_over()?;
                 return Ok(claimed);
@@ -142,6 +146,11 @@ fn lock(file: &File) -> Result<(), PidFileError> {
         Err(Errno::EWOULDBLOCK) => Err(PidFileError::Held(said_by(file))),
         Err(other) => Err(PidFileError::Io(other.into())),
     }
+}
+
+/// Whether the file is empty or holds a number: anything else is somebody's whom we do not want to harm.
+fn is_pid_file(file: &File) -> bool {
+    said_by(file).is_some() || file.metadata().is_ok_and(|found| found.len() == 0)
 }
 
 /// The pid in the file's first line.

@@ -13,18 +13,35 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::gate::Gate;
-use crate::orders::Orders;
+use crate::orders::{Order, Orders};
 use crate::wire::Line;
 
 /// What is cut at the deadline gets this long to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Lets what is in service finish: requests within the graceful timeout, answers that have begun within the stream
-/// timeout. Then ends it.
-pub(crate) async fn leave(gate: &Gate, accepting: Vec<JoinHandle<()>>, orders: &mut Orders) {
+/// timeout. Then ends it, or at once where that was the order.
+pub(crate) async fn leave(gate: &Gate, accepting: Vec<JoinHandle<()>>, orders: &mut Orders, order: Order) {
+    let drain = &gate.ground.drain;
+    drain.begin();
+    match order {
+        Order::Drain => finish(gate, accepting, orders).await,
+        Order::Quit => {}
+    }
+    if drain.connections() == 0 {
+        return;
+    }
+    drain.cut_all();
+    // What is not written by then is lost to a client that does not read.
+    if timeout(LAST_WORDS, drain.down_to_none(Drain::connections)).await.is_err() {
+        log::warn!("{} clients did not take their last answer", drain.connections());
+    }
+}
+
+/// Waits until nothing is left, or may be left any longer.
+async fn finish(gate: &Gate, accepting: Vec<JoinHandle<()>>, orders: &mut Orders) {
     let drain = &gate.ground.drain;
     let began = Instant::now();
-    drain.begin();
     let empty = async {
         // Those that wait to be accepted are in service too.
         for task in accepting {
@@ -47,12 +64,7 @@ pub(crate) async fn leave(gate: &Gate, accepting: Vec<JoinHandle<()>>, orders: &
         () = sleep_until(began + gate.plan.stream_timeout) => {
             log::warn!("{} answers are not finished at the end of stream_timeout: ending them", drain.staying());
         }
-        () = orders.quit() => return,
-    }
-    drain.cut_all();
-    // What is not written by then is lost to a client that does not read.
-    if timeout(LAST_WORDS, drain.down_to_none(Drain::connections)).await.is_err() {
-        log::warn!("{} clients did not take their last answer", drain.connections());
+        () = orders.quit() => {}
     }
 }
 

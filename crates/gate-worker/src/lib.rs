@@ -37,7 +37,7 @@ use crate::framing::Caps;
 use crate::gate::Gate;
 use crate::journal::Journal;
 pub use crate::journal::{AccessFile, open_journal};
-use crate::orders::{Order, Orders, Upward};
+use crate::orders::{Orders, Upward};
 pub use crate::orders::{Word, Words};
 use crate::pulse::Pulse;
 pub use crate::routes::route_names;
@@ -106,12 +106,11 @@ async fn serve(post: Post) -> Result<u8, String> {
     let upward = Rc::new(Upward::new(words));
     let beating = tokio::task::spawn_local(Pulse::new(&gate, &upward).map_err(text)?.beat());
     upward.ready().map_err(text)?;
-    if let Order::Drain = orders.next().await {
-        row.enter(Stage::Draining);
-        // Somebody else than the master may have sent the signal, and it has to see to a successor now.
-        upward.tell(Word::Leaving);
-        drain::leave(&gate, accepting, &mut orders).await;
-    }
+    let order = orders.next().await;
+    row.enter(Stage::Draining);
+    // Somebody else than the master may have sent the signal, and it has to see to a successor now.
+    upward.tell(Word::Leaving);
+    drain::leave(&gate, accepting, &mut orders, order).await;
     beating.abort();
     Ok(0)
 }

@@ -111,6 +111,7 @@ impl World {
                 Event::Ordered { pid: *pid, order: *order, why: *why }
             }
             Action::BeginTrial => Event::TrialBegan,
+            Action::Judge if self.want.reload == Reload::Idle && self.roll(2) == 0 => Event::TrialGoesOn,
             Action::Judge if self.roll(3) == 0 => Event::Judged(Err("worse".to_owned())),
             Action::Judge => Event::Judged(Ok(String::new())),
             Action::Commit => Event::Committed { generation: self.want.target },

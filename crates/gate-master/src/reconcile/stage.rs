@@ -72,6 +72,7 @@ impl Stage {
             }
             Action::Tell { pid, order, why } => Event::Ordered { pid: *pid, order: *order, why: *why },
             Action::BeginTrial => Event::TrialBegan,
+            Action::Judge if self.now < self.trial_until() => Event::TrialGoesOn,
             Action::Judge => Event::Judged(self.verdict.clone()),
             Action::Commit => Event::Committed { generation: self.want.target },
             Action::RollBack { reason } => Event::RolledBack { reason: reason.clone() },
@@ -86,6 +87,13 @@ impl Stage {
             Action::Done(_) => return,
         };
         self.event(event);
+    }
+
+    fn trial_until(&self) -> Ms {
+        match self.want.trial {
+            Some(Trial::Running { until, .. }) if self.want.reload == Reload::Idle => until,
+            _ => 0,
+        }
     }
 
     pub(super) fn in_state(&self, wanted: fn(State) -> bool) -> Vec<Pid> {
