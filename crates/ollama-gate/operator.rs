@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use gate_config::exit::{EX_CONFIG, EX_NOPERM, EX_OK, EX_REFUSED, EX_SOFTWARE, EX_UNAVAILABLE};
-use gate_master::protocol::{Answer, Canary, NOT_PERMITTED, Reloaded, Request};
+use gate_master::protocol::{Answer, CANARY_SECONDS_MAX, Canary, NOT_PERMITTED, Reloaded, Request};
 
 use crate::ask::{self, Reply, Silence};
 use crate::socket::Place;
@@ -16,9 +16,6 @@ use crate::{say, status};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the gate refused or it failed, 64 usage, 69 nobody answers on the \
 control socket, 70 a bug, 77 not permitted, 78 the file of --config.";
-
-/// The longest trial, and the longest time of the configuration: a day.
-const CANARY_SECONDS_MAX: u32 = 86_400;
 
 /// A command as clap needs it, but for its own flags.
 struct Row {
@@ -39,7 +36,11 @@ const ROWS: [Row; 7] = [
         about: "Have the binary that is installed now take over, without losing a connection",
         example: "ollama-gate upgrade --wait",
     },
-    Row { name: "scale", about: "Set the number of workers until the next reload", example: "ollama-gate scale 4" },
+    Row {
+        name: "scale",
+        about: "Set the number of workers until a reload names another",
+        example: "ollama-gate scale 4",
+    },
     Row { name: "stop", about: "Have it finish what is in service, and leave", example: "ollama-gate stop --wait" },
     Row { name: "reopen", about: "Have it open its log files anew, after a rotation", example: "ollama-gate reopen" },
     Row {

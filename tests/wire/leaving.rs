@@ -186,16 +186,23 @@ fn streaming(gate: &Gate, backend: &Scripted) -> (Client, Asked) {
     (client, asked)
 }
 
+/// A stream that is left when the worker, told to leave, has sent a request without an answer away.
+#[track_caller]
+fn stream_alone(gate: &Gate, backend: &Scripted) -> (Client, Asked, Pid) {
+    let (client, asked) = streaming(gate, backend);
+    let waiting = begin(gate.address(), &generate_whole("wait"));
+    let unanswered = backend.asked();
+    let worker = tell_to_leave(gate);
+    is_told_to_go(waiting);
+    drop(unanswered);
+    (client, asked, worker)
+}
+
 #[test]
 fn a_stream_outlives_the_requests_that_have_no_answer_yet() {
     let backend = Scripted::start();
     let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "300ms"]).start();
-    let (mut client, mut asked) = streaming(&gate, &backend);
-    let waiting = begin(gate.address(), &generate_whole("wait"));
-    let unanswered = backend.asked();
-    let worker = tell_to_leave(&gate);
-    is_told_to_go(waiting);
-    drop(unanswered);
+    let (mut client, mut asked, worker) = stream_alone(&gate, &backend);
     asked.chunk(LINE);
     assert_eq!(client.chunk().unwrap().unwrap(), LINE.as_bytes());
     asked.chunk(LAST_LINE);
@@ -214,12 +221,7 @@ fn a_stream_outlives_the_requests_that_have_no_answer_yet() {
 fn a_worker_leaves_when_nobody_asks_behind_the_last_stream() {
     let backend = Scripted::start();
     let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "300ms"]).start();
-    let (mut client, mut asked) = streaming(&gate, &backend);
-    let waiting = begin(gate.address(), &generate_whole("wait"));
-    let unanswered = backend.asked();
-    let worker = tell_to_leave(&gate);
-    is_told_to_go(waiting);
-    drop(unanswered);
+    let (mut client, mut asked, worker) = stream_alone(&gate, &backend);
     asked.chunk(LAST_LINE);
     asked.say("0\r\n\r\n");
     assert_eq!(client.chunk().unwrap().unwrap(), LAST_LINE.as_bytes());

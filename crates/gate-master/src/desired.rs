@@ -1,6 +1,5 @@
 //! What the operator wants: changed by events, read by [`crate::reconcile::reconcile`].
 
-use gate_sys::process::Pid;
 use gate_zone::{Place, Role, WorkersWord};
 
 use crate::event::{Canary, Demo, Event, Generation, Ms, Resize, Stop, Wish, ZoneFate};
@@ -17,7 +16,7 @@ const LOOK_EVERY_MS: Ms = 1_000;
 pub enum Reload {
     /// Nothing asked.
     Idle,
-    /// Asked; any number of requests are one, with the newest one's canary.
+    /// Asked; any number of requests are one, with the newest canary among them.
     Asked(Option<Canary>),
 }
 
@@ -63,10 +62,7 @@ pub enum Duty {
     /// To serve.
     Serving,
     /// Another one serves; this one sees its own processes out.
-    Retiring {
-        /// The other one.
-        successor: Pid,
-    },
+    Retiring,
 }
 
 /// What is wanted.
@@ -145,7 +141,7 @@ impl Desired {
             Event::Reopening => self.reopen = Reopen::Idle,
             Event::UpgradeAsked(zone) => self.upgrade = Upgrade::Asked(*zone),
             Event::UpgradeFailed { .. } => self.upgrade = Upgrade::Idle,
-            Event::HandedOver { pid, .. } => self.duty = Duty::Retiring { successor: *pid },
+            Event::HandedOver { .. } => self.duty = Duty::Retiring,
             Event::Loaded { generation, wish, .. } => self.loaded(*generation, *wish),
             Event::LoadRefused { .. } => self.reload = Reload::Idle,
             Event::TrialBegan => self.trial_began(now),

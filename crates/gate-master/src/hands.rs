@@ -67,7 +67,7 @@ pub(crate) struct Loaded {
     pub(crate) generation: Generation,
     pub(crate) plan: Rc<Plan>,
     pub(crate) sockets: Sockets,
-    pub(crate) identity: Identity,
+    identity: Identity,
 }
 
 /// What the master holds.
@@ -491,11 +491,12 @@ impl Refused {
 
 /// Sends a process an order.
 fn tell(pid: Pid, (order, why): (Order, Why), seen: &Observed) -> Event {
-    if let Some(process) = seen.processes.iter().find(|process| process.pid == pid) {
+    let known = seen.known(pid);
+    if let Some(process) = known {
         report(process.place, pid, order, why);
     }
     // Only workers catch QUIT. For the others its default action is a core; they hold nothing, and TERM ends them.
-    let is_worker = seen.processes.iter().any(|known| known.pid == pid && known.place.role == Role::Worker);
+    let is_worker = known.is_some_and(|process| process.place.role == Role::Worker);
     let signal = match order {
         Order::Quit if is_worker => Signal::SIGQUIT,
         Order::Drain | Order::Quit => Signal::SIGTERM,

@@ -85,6 +85,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether its place is filled: it serves, or is on its way to.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Ready | State::Starting { .. })
+    }
+
     /// Takes in what it said last, before its end is judged.
     pub(crate) fn heard(&mut self, event: &Event) {
         match event {
@@ -268,6 +273,11 @@ impl Observed {
         });
     }
 
+    /// One process, by pid, to look at.
+    pub fn known(&self, pid: Pid) -> Option<&Process> {
+        self.processes.iter().find(|process| process.pid == pid)
+    }
+
     /// One process, by pid.
     pub fn process(&mut self, pid: Pid) -> Option<&mut Process> {
         self.processes.iter_mut().find(|process| process.pid == pid)
@@ -281,9 +291,7 @@ impl Observed {
     /// When a place may fork again. Sooner than its backoff says while no worker is there at all.
     pub fn not_before(&self, place: Place) -> Ms {
         let Some(history) = self.places.get(&place) else { return 0 };
-        let alone = !self.processes.iter().any(|process| {
-            process.place.role == Role::Worker && matches!(process.state, State::Ready | State::Starting { .. })
-        });
+        let alone = !self.processes.iter().any(|process| process.place.role == Role::Worker && process.is_up());
         if alone { history.not_before.min(history.failed_at + ALONE_PAUSE_MS) } else { history.not_before }
     }
 

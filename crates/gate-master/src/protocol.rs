@@ -31,7 +31,7 @@ pub const ANSWER_LINE_MAX: usize = 1 << 20;
 pub const NOT_PERMITTED: &str = "not permitted: the control socket is for the gate's own user and for root";
 
 /// A day, as for the times of the configuration: a longer trial is one that nobody meant.
-const CANARY_SECONDS_MAX: u32 = 86_400;
+pub const CANARY_SECONDS_MAX: u32 = 86_400;
 
 /// A request with an example, for those who write one by hand.
 const EXAMPLES: [(&str, &str); 7] = [

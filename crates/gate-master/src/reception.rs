@@ -10,7 +10,7 @@ use crate::desired::{Desired, Duty, Upgrade, WORKERS_MAX};
 use crate::desk::{Matter, Then, Ticket};
 use crate::estate;
 use crate::event::{Action, Canary, Event, Ms, Resize, Stop, ZoneFate};
-use crate::observed::{Observed, Phase, State};
+use crate::observed::{Observed, Phase, Process, State};
 use crate::protocol::{Answer, Drained, Request, Scaled};
 use crate::systemd::{Health, Offer};
 use crate::watch;
@@ -203,7 +203,6 @@ pub(crate) fn upgrade_under_way(want: &Desired, seen: &Observed) -> Option<Strin
 
 /// Whether every place has a process that serves, or one that is on its way and in time.
 fn health(want: &Desired, seen: &Observed) -> Health {
-    let is_filled =
-        |place| seen.at(place).any(|process| matches!(process.state, State::Ready | State::Starting { .. }));
+    let is_filled = |place| seen.at(place).any(Process::is_up);
     if want.places().all(is_filled) { Health::Good } else { Health::Poor }
 }

@@ -49,7 +49,7 @@ pub fn reconcile(want: &Desired, seen: &Observed, now: Ms) -> Steps {
     if let Some(stop) = want.stop {
         return end(want, seen, now, (stop, EX_OK));
     }
-    if matches!(want.duty, Duty::Retiring { .. }) {
+    if want.duty == Duty::Retiring {
         return end(want, seen, now, (Stop::Graceful, EX_OK));
     }
     for process in &seen.processes {

@@ -86,7 +86,7 @@ impl Hands {
         let place = Place { role: Role::Worker, slot };
         let (restarts, last_restart) =
             self.chronicle.restarts.get(&place).map_or((0, None), |(count, why)| (*count, Some(why.clone())));
-        let filled = seen.at(place).any(|process| matches!(process.state, State::Ready | State::Starting { .. }));
+        let filled = seen.at(place).any(Process::is_up);
         let backoff_ms = if filled { 0 } else { seen.not_before(place).saturating_sub(now) };
         SlotLine { slot: slot + 1, restarts, last_restart, backoff_ms }
     }
@@ -192,7 +192,7 @@ fn add(totals: &mut Totals, counted: Row) {
 
 fn state(want: &Desired, seen: &Observed) -> GateState {
     match want.duty {
-        Duty::Retiring { .. } => GateState::Retiring,
+        Duty::Retiring => GateState::Retiring,
         Duty::Serving if want.stop.is_some() => GateState::Stopping,
         Duty::Serving if seen.candidate.is_some() => GateState::Upgrading,
         Duty::Serving if want.fallback.is_some() => GateState::Reloading,

@@ -97,7 +97,7 @@ fn bury(hands: &mut Hands, seen: &Observed, events: &mut Vec<Event>) {
                 // It may have spoken between the reading of the pipes and its end.
                 let heard = events.len();
                 hands.last_words(pid, events);
-                let known = seen.processes.iter().find(|process| process.pid == pid);
+                let known = seen.known(pid);
                 let blame = known.map_or(Blame::Itself, |process| hands.blame(process, exit));
                 if let Some(process) = known {
                     // Its last words may say why, or that it leaves as told by somebody else.
@@ -170,23 +170,22 @@ pub(crate) fn tell(event: &Event, seen: &Observed) {
         Event::BootFailed { reason, .. } => log::error!("{reason}"),
         Event::Leaving(pid) => {
             // Who was told by us says so too.
-            let untold = |process: &&Process| process.pid == *pid && process.wanted == Wanted::Yes;
-            if let Some(process) = seen.processes.iter().find(untold) {
+            if let Some(process) = seen.known(*pid).filter(|process| process.wanted == Wanted::Yes) {
                 log::info!("{} ({pid}) was told by somebody else to leave", process.place);
             }
         }
         Event::Ripe { pid, reason } => {
-            if let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) {
+            if let Some(process) = seen.known(*pid) {
                 log::info!("{} ({pid}) is to be replaced: {reason}", process.place);
             }
         }
         Event::Ready(pid) => {
-            if let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) {
+            if let Some(process) = seen.known(*pid) {
                 log::info!("{} ({pid}) of generation {} is ready", process.place, process.generation);
             }
         }
         Event::Exited { pid, exit, .. } => {
-            let Some(process) = seen.processes.iter().find(|process| process.pid == *pid) else { return };
+            let Some(process) = seen.known(*pid) else { return };
             let place = process.place;
             match (process.wanted, process.state) {
                 (Wanted::No, State::Draining { .. }) => log::info!("{place} ({pid}) has left"),
