@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gate_config::{AccessLog, Bind, Handle, Plan};
+use gate_sys::bells::Bells;
 use gate_sys::control::ControlSocket;
 use gate_sys::listen::{self, Address, Listener};
 use gate_sys::oom::OomCounter;
@@ -22,7 +23,7 @@ use gate_sys::signals::Signal;
 use gate_sys::title;
 use gate_zone::{Place, Role, Zone};
 
-use crate::birth::{Announce, Awaited, Birth, Handed};
+use crate::birth::{self, Announce, Awaited, Birth, Handed};
 use crate::canary::Baseline;
 use crate::chronicle::Chronicle;
 use crate::desired::Desired;
@@ -86,6 +87,7 @@ pub(crate) struct Hands {
     generations: Generation,
     /// Both ends of the pipe that tells children of the master's death; nothing is ever written into it.
     lifeline: (OwnedFd, OwnedFd),
+    bells: Rc<Bells>,
     pub(crate) awaited: Vec<Awaited>,
     pub(crate) pidfile: Option<PidFile>,
     pub(crate) control: Option<ControlSocket>,
@@ -134,6 +136,7 @@ impl Hands {
         zone.assign_windows(&plan.windows(), &in_service)
             .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
         let lifeline = process::pipe().map_err(StartError::Machine)?;
+        let bells = birth::bells().map_err(StartError::Machine)?;
         let generation = zone.generation() + 1;
         let standing = succession::Standing::of(&mut estate);
         let steering = if standing.is_alone() { Steering::Ours } else { Steering::Theirs };
@@ -153,6 +156,7 @@ impl Hands {
             demo,
             generations: generation,
             lifeline,
+            bells,
             awaited: Vec::new(),
             pidfile,
             control,
@@ -298,6 +302,10 @@ impl Hands {
     fn birth(&mut self, place: Place, generation: Generation, (row, announce): (usize, Announce)) -> io::Result<Birth> {
         let (zone, demo) = (self.zone, self.demo.clone());
         let lifeline = self.lifeline.0.try_clone()?;
+        let bells = match place.role {
+            Role::Worker => Rc::clone(&self.bells),
+            Role::Monitor | Role::Demo => Rc::new(Bells::none()),
+        };
         let loaded = self.loaded(generation)?;
         let listeners = match place.role {
             Role::Worker => loaded.sockets.of_slot(place.slot)?,
@@ -314,6 +322,8 @@ impl Hands {
             demo: demo.as_deref().and_then(tcp_address),
             zone,
             row: zone.scoreboard().row(row),
+            row_index: row,
+            bells,
             identity: loaded.identity.clone(),
             announce,
             lifeline,

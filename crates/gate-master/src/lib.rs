@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
 use gate_sys::control::ControlSocket;
+use gate_sys::limits;
 use gate_sys::listen;
 use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::privilege;
@@ -193,6 +194,11 @@ impl Master {
     fn try_start(setup: Setup) -> Result<Self, StartError> {
         let Setup { plan, crew, reread, adopt, program, routes, mut estate, seed: [low, high, dice] } = setup;
         let signals = Signals::open().map_err(StartError::Machine)?;
+        if let Err(error) = limits::raise_open_files() {
+            log::warn!(
+                "cannot raise the limit of open files to what is allowed: {error}; connections may run short of them"
+            );
+        }
         if let Some(mask) = plan.umask {
             privilege::set_umask(mask);
         }
