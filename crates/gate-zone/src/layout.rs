@@ -7,7 +7,7 @@
 pub const MAGIC: u64 = u64::from_be_bytes(*b"gatezone");
 
 /// Changes with every change of this file. Whoever takes a zone over compares it first.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// Words of the zone's head, written by the master; once, unless said otherwise.
 pub mod header {
@@ -26,8 +26,9 @@ pub mod header {
     /// One more than the highest scoreboard row ever in use, so that readers need not scan all.
     /// Written by the master, and only grows.
     pub const ROWS_USED: usize = 6;
-    /// What the monitor last saw of the backend; see [`crate::probe`]. Written by the monitor alone.
-    pub const PROBE: usize = 7;
+    /// How often the set of backends has changed while the configuration has not: names were looked up. Written by the
+    /// monitor; whoever chooses among backends looks at them anew then.
+    pub const FLEET_CHANGES: usize = 7;
     /// Generation that serves (the newest one that has committed). Written by the master.
     pub const GENERATION: usize = 8;
     /// How often the log files were to be reopened. Written by the master; a worker that opened its file at a lower
@@ -104,6 +105,100 @@ pub mod row {
     pub const PAIRS: [(usize, usize); 3] = [(STARTED, FINISHED), (OPENED, CLOSED), (STREAMS_OPENED, STREAMS_CLOSED)];
 }
 
+/// Words of one backend's cell. See [`crate::fleet`].
+pub mod backend {
+    /// Keyed hash of its URL; 0 is a free cell. By compare-and-swap.
+    pub const KEY: usize = 0;
+    /// Key of the name that it was found under; 0 for one that the configuration names. Written by whoever claims it.
+    pub const PARENT: usize = 1;
+    /// The IPv6 address (IPv4 as mapped) of one that was found, in two words, high half first. Written with the claim.
+    pub const ADDRESS: usize = 2;
+    /// 1 << 32 while the name still has this address, and the port. Written by the monitor.
+    pub const PORT: usize = 4;
+    /// What the monitor last saw; see [`crate::probe`]. Written by the monitor.
+    pub const PROBE: usize = 5;
+    /// See [`crate::fleet::breaker`]. By compare-and-swap.
+    pub const BREAKER: usize = 6;
+    /// Mean time that a request holds a slot, in microseconds. By compare-and-swap; a lost one is a sample less.
+    pub const SERVICE: usize = 7;
+    /// Mean time that a model takes to load, in milliseconds. As above.
+    pub const LOAD: usize = 8;
+    /// The most models that were ever seen in memory together. Written by the monitor.
+    pub const ROOM: usize = 9;
+    /// Which half of the inventory holds: see [`crate::fleet::inventory`]. Written by the monitor.
+    pub const LISTED: usize = 10;
+    /// Requests that have ended here. By compare-and-swap.
+    pub const SERVED: usize = 11;
+    /// Failures that the breaker was told of. By compare-and-swap.
+    pub const FAILED: usize = 12;
+    /// Models in memory: see [`crate::fleet::residents`]. By compare-and-swap.
+    pub const RESIDENT: usize = 16;
+    /// How many are remembered.
+    pub const RESIDENT_COUNT: usize = 16;
+    /// Their names, for people: eight words of text each. Written by the monitor.
+    pub const NAMES: usize = RESIDENT + RESIDENT_COUNT;
+    /// Words of a name.
+    pub const NAME_WORDS: usize = 8;
+    /// Slots, a word each: see [`crate::fleet::slots`]. By compare-and-swap.
+    pub const SLOT: usize = NAMES + RESIDENT_COUNT * NAME_WORDS;
+    /// The most requests that a backend is given at once.
+    pub const SLOT_COUNT: usize = 256;
+    /// Two hash sets of the names that it lists. Written by the monitor.
+    pub const INVENTORY: usize = SLOT + SLOT_COUNT;
+    /// Words of one set.
+    pub const INVENTORY_COUNT: usize = 256;
+    /// Words of a cell: two pages, so that an unused one costs no memory.
+    pub const WORDS: usize = 1024;
+}
+
+/// Backends that can be known at once: a set of them is one word.
+pub const BACKENDS: usize = 64;
+
+/// Words of the queue's head. See [`crate::fleet::queue`].
+pub mod queue {
+    /// Tickets drawn so far. By compare-and-swap.
+    pub const TICKETS: usize = 0;
+    /// Virtual time: the highest start tag that was served. By compare-and-swap, and only grows.
+    pub const VIRTUAL: usize = 1;
+    /// What of the retry budget is spent, in tenths. By compare-and-swap.
+    pub const SPENT: usize = 2;
+    /// A bit for each entry in use. By compare-and-swap.
+    pub const OCCUPIED: usize = 8;
+    /// Entries.
+    pub const ENTRIES: usize = 1024;
+    /// Words of the head.
+    pub const WORDS: usize = OCCUPIED + ENTRIES / 64;
+}
+
+/// Words of one entry of the queue: one cache line. Written by its owner while it is CLAIMED, but for those that say
+/// otherwise.
+pub mod entry {
+    /// EMPTY, CLAIMED, WAITING or GRANTED: see [`crate::fleet::queue`]. By compare-and-swap.
+    pub const STATE: usize = 0;
+    /// pid << 8 | row of the process whose request waits.
+    pub const OWNER: usize = 1;
+    /// Hash of its client.
+    pub const CLIENT: usize = 2;
+    /// Start tag: when it is due in virtual time.
+    pub const START: usize = 3;
+    /// The model instance that it needs.
+    pub const WANT: usize = 4;
+    /// A bit for each backend that may serve it. Its owner may change it while it waits.
+    pub const BACKENDS: usize = 5;
+    /// `CLOCK_MONOTONIC` in ms at which it came.
+    pub const SINCE: usize = 6;
+    /// When it was first passed by another that needs no swap, in ms; 0 if never. Written by whoever passes it on.
+    pub const PASSED: usize = 7;
+    /// Words of an entry.
+    pub const WORDS: usize = 8;
+}
+
+/// Words of the table in which clients' finish tags are kept: 512 sets of eight.
+pub const CLIENTS: usize = 4096;
+
+/// Words of the table of loads in progress.
+pub const LOADS: usize = 256;
+
 /// Rows of the scoreboard. Row 0 is the master's: the sums of all settled rows.
 pub const ROWS: usize = 256;
 
@@ -116,8 +211,23 @@ pub const OVERFLOW_CELLS: usize = 1024;
 /// First word of the scoreboard.
 pub const SCOREBOARD: usize = header::WORDS;
 
+/// First word of the backends' cells.
+pub const FLEET: usize = SCOREBOARD + ROWS * row::WORDS;
+
+/// First word of the queue's head.
+pub const QUEUE: usize = FLEET + BACKENDS * backend::WORDS;
+
+/// First word of the queue's entries.
+pub const ENTRIES: usize = (QUEUE + queue::WORDS).next_multiple_of(entry::WORDS);
+
+/// First word of the clients' finish tags.
+pub const FINISH_TAGS: usize = ENTRIES + queue::ENTRIES * entry::WORDS;
+
+/// First word of the loads in progress.
+pub const LOADING: usize = FINISH_TAGS + CLIENTS;
+
 /// First word of the limiter.
-pub const LIMITER: usize = SCOREBOARD + ROWS * row::WORDS;
+pub const LIMITER: usize = LOADING + LOADS;
 
 /// Words of one limiter region with `entries` entries.
 pub const fn region_words(entries: usize) -> usize {

@@ -1,4 +1,4 @@
-//! What each word of the shared memory means: the head, the scoreboard and the limiter's tables.
+//! What each word of the shared memory means: the head, the scoreboard, the fleet and the limiter's tables.
 //!
 //! It does not decide who may pass or which process to start; it knows layouts and the protocols (single writer, or
 //! compare-and-swap) by which processes share them without locks.
@@ -10,6 +10,7 @@ pub use gate_sys::bells::{Bells, Ear};
 pub use gate_sys::clock;
 
 mod adopted;
+pub mod fleet;
 pub mod layout;
 pub mod limiter;
 pub mod probe;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use gate_sys::shared::SharedWords;
 
 pub use crate::adopted::Foreign;
+pub use crate::fleet::Fleet;
 use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
 use crate::limiter::fixed::{self, Window};
 pub use crate::probe::Probe;
@@ -155,12 +157,12 @@ impl Zone {
 
     /// What the monitor last saw of the backend.
     pub fn probe(self) -> Probe {
-        Probe::from_word(self.load(header::PROBE))
+        self.fleet().cell(0).probe()
     }
 
     /// Tells what the monitor has seen. Monitor only.
     pub fn tell_probe(self, probe: Probe) {
-        self.store(header::PROBE, probe.to_word());
+        self.fleet().cell(0).tell_probe(probe);
     }
 
     /// The generation that serves.

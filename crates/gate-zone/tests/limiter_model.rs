@@ -186,5 +186,9 @@ impl Word for Mortal<'_> {
         self.step();
         Word::compare_exchange(&self.word, seen, new)
     }
+    fn store(&self, new: u64) {
+        self.step();
+        Word::store(&self.word, new);
+    }
     fn fence() {}
 }

@@ -26,6 +26,9 @@ impl Word for Cell {
     fn compare_exchange(&self, seen: u64, new: u64) -> Result<u64, u64> {
         self.0.compare_exchange(seen, new, Ordering::SeqCst, Ordering::SeqCst)
     }
+    fn store(&self, new: u64) {
+        self.0.store(new, Ordering::SeqCst);
+    }
     fn fence() {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }

@@ -206,6 +206,7 @@ impl Word for Contended {
     fn compare_exchange(&self, _: u64, _: u64) -> Result<u64, u64> {
         Err(self.load())
     }
+    fn store(&self, _: u64) {}
     fn fence() {}
 }
 

@@ -1,0 +1,158 @@
+//! Which models a backend has in memory: what the monitor reads from `/api/ps`, and what workers have just seen answer.
+//!
+//! A model is loaded with certain options; asked for with others, Ollama loads it anew. So a model with its options is
+//! one instance, and a backend has at most one instance of a model.
+//!
+//! Invariant: what a worker has seen answer is not taken back by a list that was asked for before.
+
+use crate::word::Word;
+
+const NAME: u32 = 32;
+const OPTIONS: u32 = 16;
+
+/// Stamps are seconds, compared around their end.
+const STAMP_HALF: u16 = 1 << 15;
+
+/// A model with the options that it is loaded with, by hashes of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instance {
+    /// Hash of the name in the form in which Ollama lists it; never 0.
+    pub name: u32,
+    /// Hash of the options that make Ollama load it anew; 0 is none.
+    pub options: u16,
+}
+
+impl Instance {
+    /// As a word.
+    pub fn to_word(self) -> u64 {
+        u64::from(self.name) << OPTIONS | u64::from(self.options)
+    }
+
+    /// From a word.
+    pub fn from_word(word: u64) -> Self {
+        Self { name: (word >> OPTIONS) as u32, options: word as u16 }
+    }
+
+    /// What a slot's word says of it.
+    pub fn tag(self) -> u32 {
+        self.name ^ (u32::from(self.options) << 13 | u32::from(self.options) >> 3)
+    }
+
+    fn resident(self, now_s: u16) -> u64 {
+        u64::from(self.name) << NAME | u64::from(self.options) << OPTIONS | u64::from(now_s)
+    }
+}
+
+fn instance(word: u64) -> Instance {
+    Instance { name: (word >> NAME) as u32, options: (word >> OPTIONS) as u16 }
+}
+
+/// The instances in memory.
+pub fn all<W: Word>(residents: &[W]) -> impl Iterator<Item = Instance> {
+    residents.iter().map(Word::load).filter(|word| *word != 0).map(instance)
+}
+
+/// Whether this one is.
+pub fn holds<W: Word>(residents: &[W], wanted: Instance) -> bool {
+    all(residents).any(|instance| instance == wanted)
+}
+
+/// Notes that this instance has just answered. One more than there is room for is not noted.
+pub fn note<W: Word>(residents: &[W], seen: Instance, now_s: u64) {
+    let new = seen.resident(now_s as u16);
+    let mine = |word: u64| (word >> NAME) as u32 == seen.name;
+    for word in residents {
+        let held = word.load();
+        // Seconds are fine enough: most answers find the word as they would write it.
+        if held == new || (mine(held) && word.compare_exchange(held, new).is_ok()) {
+            return;
+        }
+    }
+    for word in residents {
+        if word.load() == 0 && word.compare_exchange(0, new).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Notes that a model has left memory.
+pub fn forget<W: Word>(residents: &[W], name: u32) {
+    for word in residents {
+        let held = word.load();
+        if (held >> NAME) as u32 == name {
+            // Somebody who has noted it anew in between knows better.
+            let _newer = word.compare_exchange(held, 0);
+        }
+    }
+}
+
+/// Brings the words to what the backend listed when it was asked at `asked_s`. Gives for each listed name the place where
+/// it stands, if there was room.
+pub fn follow<W: Word>(residents: &[W], listed: &[u32], asked_s: u64) -> Vec<Option<usize>> {
+    for word in residents {
+        let held = word.load();
+        let is_listed = listed.contains(&((held >> NAME) as u32));
+        // A worker that saw it answer in the same second may have seen it after the list was made.
+        let is_older = (asked_s as u16).wrapping_sub(held as u16).wrapping_sub(1) < STAMP_HALF;
+        if held != 0 && !is_listed && is_older {
+            let _newer = word.compare_exchange(held, 0);
+        }
+    }
+    let stands = |name: u32| residents.iter().position(|word| (word.load() >> NAME) as u32 == name);
+    let place = |name: u32| {
+        stands(name).or_else(|| {
+            let new = Instance { name, options: 0 }.resident(asked_s as u16);
+            residents.iter().position(|word| word.load() == 0 && word.compare_exchange(0, new).is_ok())
+        })
+    };
+    listed.iter().map(|name| place(*name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    fn plain(name: u32) -> Instance {
+        Instance { name, options: 0 }
+    }
+
+    #[test]
+    fn a_model_has_one_instance() {
+        let words: [AtomicU64; 4] = Default::default();
+        note(&words, plain(1), 10);
+        note(&words, Instance { name: 1, options: 9 }, 11);
+        note(&words, plain(2), 11);
+        assert!(!holds(&words, plain(1)));
+        assert!(holds(&words, Instance { name: 1, options: 9 }));
+        assert_eq!(all(&words).count(), 2);
+        forget(&words, 1);
+        assert_eq!(all(&words).collect::<Vec<_>>(), [plain(2)]);
+        assert_eq!(Instance::from_word(plain(7).to_word()), plain(7));
+    }
+
+    #[test]
+    fn lists_are_followed_but_not_against_what_came_later() {
+        let words: [AtomicU64; 3] = Default::default();
+        for start in [100, u64::from(u16::MAX)] {
+            note(&words, plain(1), start);
+            note(&words, plain(2), start + 5);
+            assert_eq!(follow(&words, &[3, 4, 5], start + 5), [Some(0), Some(2), None]);
+            assert!(holds(&words, plain(2)), "it answered while the list was made");
+            assert_eq!(follow(&words, &[3], start + 6), [Some(0)]);
+            assert_eq!(all(&words).collect::<Vec<_>>(), [plain(3)]);
+            assert_eq!(follow(&words, &[], start + 9), []);
+            assert_eq!(all(&words).count(), 0);
+        }
+    }
+
+    #[test]
+    fn options_are_kept_while_the_model_is_listed() {
+        let words: [AtomicU64; 2] = Default::default();
+        let wide = Instance { name: 1, options: 9 };
+        note(&words, wide, 10);
+        follow(&words, &[1], 20);
+        assert!(holds(&words, wide));
+    }
+}
