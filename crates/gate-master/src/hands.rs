@@ -29,10 +29,11 @@ use crate::chronicle::Chronicle;
 use crate::desired::Desired;
 use crate::estate::Estate;
 use crate::event::{Action, Change, Demo, Event, Generation, Order, Why, Wish};
+use crate::fleet::Strays;
 use crate::observed::{Observed, Process, State};
 use crate::sockets::{BindError, Manner, Mode, Sockets, Steering};
 use crate::succession::Strangers;
-use crate::{StartError, succession};
+use crate::{StartError, fleet, succession};
 
 /// What a child runs; the code it returns is its exit code.
 pub type Crew = Box<dyn Fn(Birth) -> u8>;
@@ -97,6 +98,7 @@ pub(crate) struct Hands {
     pub(crate) estate: Estate,
     pub(crate) standing: succession::Standing,
     pub(crate) strangers: Strangers,
+    pub(crate) strays: Strays,
     pub(crate) chronicle: Chronicle,
     pub(crate) baseline: Option<Baseline>,
     pub(crate) oom: Option<(OomCounter, u64)>,
@@ -164,6 +166,7 @@ impl Hands {
             estate,
             standing,
             strangers: Strangers::default(),
+            strays: Strays::default(),
             chronicle: Chronicle::default(),
             baseline: None,
             oom,
@@ -281,7 +284,7 @@ impl Hands {
         let row = self.zone.scoreboard().set_aside(own_pid).ok_or_else(|| io::Error::other("no row free"))?;
         let forked = self.fork_with(place, generation, row);
         if forked.is_err() {
-            self.zone.scoreboard().settle(row, own_pid, own_pid);
+            fleet::settle(self.zone, row, own_pid);
         }
         forked
     }
@@ -413,8 +416,7 @@ impl Hands {
     pub(crate) fn bury(&mut self, pid: Pid, row: Option<usize>) {
         self.awaited.retain(|awaited| awaited.pid != pid);
         if let Some(row) = row {
-            let pid = pid.as_raw().cast_unsigned();
-            self.zone.scoreboard().settle(row, process::own_pid(), pid);
+            fleet::settle(self.zone, row, pid.as_raw().cast_unsigned());
         }
     }
 }

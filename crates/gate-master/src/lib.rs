@@ -18,6 +18,7 @@ pub mod desired;
 mod desk;
 mod estate;
 pub mod event;
+mod fleet;
 mod hands;
 pub mod observed;
 pub mod protocol;
@@ -240,9 +241,10 @@ impl Master {
                 return self.leave(code);
             }
             self.tend(now);
-            let systemd = self.systemd.due().filter(|_| self.hands.standing.is_alone());
-            let due = [self.wake_at, systemd, self.hands.strangers.due(), self.desk.due()];
-            let wake_at = due.into_iter().flatten().min();
+            let ours = [self.systemd.due(), Some(self.hands.strays.due())];
+            let ours = ours.map(|due| due.filter(|_| self.hands.standing.is_alone()));
+            let due = [self.wake_at, self.hands.strangers.due(), self.desk.due()].into_iter().chain(ours);
+            let wake_at = due.flatten().min();
             self.observed.woke(now, wake_at);
             for event in watch::wait(&mut self.hands, &self.desk, (&self.signals, &self.observed), wake_at) {
                 watch::tell(&event, &self.observed);
