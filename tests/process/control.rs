@@ -367,6 +367,7 @@ fn names(value: &Value) -> Vec<&str> {
 #[track_caller]
 fn has_every_field(status: &Value) {
     let all = [
+        "backends",
         "deaths",
         "generation",
         "last_reload",
@@ -376,6 +377,7 @@ fn has_every_field(status: &Value) {
         "ok",
         "pid",
         "processes",
+        "queue",
         "slots",
         "state",
         "totals",
@@ -409,6 +411,21 @@ fn has_every_field(status: &Value) {
     assert_eq!(names(&status["processes"][0]), process);
     assert_eq!(names(&status["slots"][0]), ["backoff_ms", "last_restart", "restarts", "slot"]);
     assert_eq!(names(&status["listeners"][0]), ["address", "backlog", "queue", "sockets"]);
+    let backend = [
+        "breaker",
+        "breaker_ms",
+        "in_flight",
+        "listed",
+        "loaded",
+        "name",
+        "slots",
+        "state",
+        "status",
+        "url",
+        "waiting",
+    ];
+    assert_eq!(names(&status["backends"][0]), backend);
+    assert_eq!(names(&status["queue"]), ["length", "limit", "mean_service_ms", "oldest_ms"]);
     assert_eq!(names(&status["limiter"][0]), ["entries", "used", "window_s"]);
 }
 
@@ -457,6 +474,10 @@ fn a_status_has_every_field_and_counts_what_there_is() {
     assert_eq!(used.unwrap()["used"], 1);
     let listener = &status["listeners"][0];
     assert_eq!((&listener["address"], &listener["sockets"]), (&json!(format!("http://{address}")), &json!(1)));
+    let upstream = &status["backends"][0];
+    assert_eq!((&upstream["name"], &upstream["url"]), (&json!("ollama-1"), &json!(backend.url())));
+    assert_eq!((&upstream["breaker"], &upstream["breaker_ms"]), (&json!("closed"), &json!(null)));
+    wait_for("a look at the backend", || (control.status()["backends"][0]["state"] == "healthy").then_some(()));
     assert_eq!((&status["version"], &status["workers_wanted"]), (&json!(env!("CARGO_PKG_VERSION")), &json!(2)));
     has_every_field(&status);
     let page = control.run("status");
