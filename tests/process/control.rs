@@ -485,3 +485,32 @@ fn a_status_has_every_field_and_counts_what_there_is() {
     let line = control.run("status --json");
     has_every_field(&serde_json::from_str(&line.out).unwrap());
 }
+
+#[test]
+fn a_status_tells_the_backends_of_the_configuration_that_serves() {
+    let (first, second, control) = (backend(0), backend(0), Control::new());
+    let tables = |tables: &[(&str, &str, u32)]| {
+        let table = |(name, url, slots): &(&str, &str, u32)| {
+            format!("[[upstream]]\nname = \"{name}\"\nurl = \"{url}\"\nslots = {slots}\n")
+        };
+        format!("{}queue = 7\n{}", control.key(), tables.iter().map(table).collect::<String>())
+    };
+    let told = || {
+        let status = control.status();
+        assert_eq!(status["queue"], json!({"length": 0, "limit": 7, "oldest_ms": null, "mean_service_ms": null}));
+        let backends = status["backends"].as_array().unwrap().clone();
+        backends.iter().map(|one| json!([one["name"], one["url"], one["slots"]])).collect::<Vec<_>>()
+    };
+    let gate = gate(["--limit=none"]).config(&tables(&[("a", &first.url(), 4)])).start();
+    assert_eq!(told(), [json!(["a", first.url(), 4])]);
+    gate.configure(&tables(&[("b", &second.url(), 2), ("a", &first.url(), 9)]));
+    control.run("reload --wait").did("generation 2 serves\n");
+    assert_eq!(told(), [json!(["b", second.url(), 2]), json!(["a", first.url(), 9])]);
+    gate.configure(&tables(&[("b", &second.url(), 2)]));
+    control.run("reload --wait").did("generation 3 serves\n");
+    assert_eq!(told(), [json!(["b", second.url(), 2])]);
+    let page = control.run("status");
+    for part in ["BACKEND  STATE", "\nb ", &second.url(), "0 of at most 7 requests wait for a backend\n"] {
+        assert!(page.out.contains(part), "{part:?} not in:\n{}", page.out);
+    }
+}
