@@ -76,7 +76,7 @@ pub(crate) fn fleet(
     let timeouts = Timeouts { connect: plan.connect_timeout, first_byte: plan.first_byte_timeout };
     let holder = Holder::new(index, row.row().pid().unwrap_or(0));
     let specs = match demo {
-        Some(address) => vec![of_demo(address, plan.slots)],
+        Some(address) => plan.upstream.iter().take(1).map(|upstream| of_demo(upstream, address)).collect(),
         None => plan.upstream.iter().map(spec).collect(),
     };
     let rules = Rules {
@@ -90,10 +90,10 @@ pub(crate) fn fleet(
     Fleet::new(zone.fleet(), (holder, row), (specs, timeouts), rules, move |row| bells.ring(row))
 }
 
-fn of_demo(address: std::net::SocketAddr, slots: u16) -> Spec {
+/// The demo in the place of a backend, whose cell it has.
+fn of_demo(upstream: &Upstream, address: std::net::SocketAddr) -> Spec {
     let (authority, prefix) = (address.to_string(), String::new());
-    let (name, url) = ("demo".to_owned(), format!("http://{authority}"));
-    Spec { name, url, reach: Reach::Http { authority, prefix }, weight: 1, slots: slots.into(), models: Vec::new() }
+    Spec { name: "demo".to_owned(), reach: Reach::Http { authority, prefix }, models: Vec::new(), ..spec(upstream) }
 }
 
 fn spec(upstream: &Upstream) -> Spec {

@@ -139,7 +139,10 @@ impl Fleet {
         if let Some(cell) = self.find(key) {
             return Ok(tell(cell));
         }
-        for cell in (0..BACKENDS).map(|index| self.cell(index)) {
+        // Free ones first: a worker that still drains may know the cell of a backend that nobody wants any more.
+        let (free, taken): (Vec<Cell>, Vec<Cell>) =
+            (0..BACKENDS).map(|index| self.cell(index)).partition(|cell| cell.key() == 0);
+        for cell in free.into_iter().chain(taken) {
             let held = cell.key();
             let is_wanted = wanted.contains(&held) || wanted.contains(&cell.load(backend::PARENT));
             if held != 0 && (is_wanted || cell.is_in_use()) {
