@@ -29,6 +29,7 @@ mod counters;
 mod fault;
 mod generation;
 mod go;
+mod listener;
 mod native;
 mod python;
 mod residence;
@@ -36,6 +37,7 @@ mod routes;
 mod sender;
 mod server;
 mod sim;
+mod stream;
 mod wire;
 
 pub use config::{Config, Model, Personality};

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Config;
 use crate::counters::{Cancellation, Counters, RecordedRequest};
 use crate::fault::{Fault, FaultError, Rule, magic};
+use crate::listener::Listener;
 use crate::residence::Residence;
 use crate::routes;
 use crate::sender::End;
@@ -44,7 +45,16 @@ impl Sim {
     /// # Errors
     /// Where the listener's address cannot be read, or not be bound again after a `refuse` fault.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future) -> io::Result<()> {
-        crate::server::run(&self.shared, listener, shutdown).await
+        crate::server::run(&self.shared, Listener::Tcp(listener), shutdown).await
+    }
+
+    /// The same on a Unix socket with a path. Such a socket knows no resets: faults that reset just end it. The file is
+    /// the caller's to remove.
+    ///
+    /// # Errors
+    /// Where a `refuse` fault finds the listener without a path, or cannot bind it again.
+    pub async fn serve_unix(&self, listener: UnixListener, shutdown: impl Future) -> io::Result<()> {
+        crate::server::run(&self.shared, Listener::Unix(listener), shutdown).await
     }
 
     /// What it has seen so far.
