@@ -13,4 +13,6 @@ mod program;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod scheduling;
+#[cfg(test)]
 mod support;
