@@ -16,3 +16,5 @@ mod queue;
 mod scheduling;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod unix;
