@@ -175,7 +175,7 @@ impl Relay {
     fn ended(&mut self) -> Polled {
         self.upstream = None;
         match std::mem::take(&mut self.lines).finish() {
-            End::Complete => {
+            End::Complete { .. } => {
                 self.ledger.done();
                 Poll::Ready(None)
             }
