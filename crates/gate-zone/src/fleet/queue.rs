@@ -290,22 +290,32 @@ impl<'a, W: Word> Queue<'a, W> {
     }
 
     /// Takes the slot that one's own place was granted, for a request with this tag, and gives up the place. False if the
-    /// slot went another way, because the process that gave it has died: the place waits as before then.
+    /// slot went another way, because the process that gave it has died: the place waits as before then, and the caller
+    /// looks at the slots as after [`enter`](Self::enter), for whoever freed one meanwhile has not seen it wait.
     pub fn accept(self, ticket: Ticket, slot: &W, by: Holder, tag: u32) -> bool {
-        let mine = Slot::Held { by, tag }.to_word();
-        let state = self.word(usize::from(ticket.entry), entry::STATE);
+        let index = usize::from(ticket.entry);
+        let state = self.word(index, entry::STATE);
         let granted = state.load();
-        let seen = slot.load();
-        let offered = matches!(Slot::from_word(seen), Slot::Offered { entry, ticket: short, .. }
-            if entry == ticket.entry && short == slots::short_ticket(ticket.number));
-        if (!offered && seen != FREE) || slot.compare_exchange(seen, mine).is_err() {
-            // Only its owner changes a granted entry.
-            let _always = state.compare_exchange(granted, WAITING | ticket.number << TICKET);
+        if granted & KIND_MASK != GRANTED || granted >> TICKET != ticket.number {
             return false;
         }
-        let _always = state.compare_exchange(granted, CLAIMED | by.to_word() << BACKEND);
-        self.vacate(usize::from(ticket.entry));
-        true
+        let mine = Slot::Held { by, tag }.to_word();
+        let mut seen = slot.load();
+        while seen == FREE || is_offer_to(Slot::from_word(seen), ticket) {
+            match slot.compare_exchange(seen, mine) {
+                Ok(_) => {
+                    // Only its owner changes a granted entry.
+                    let _always = state.compare_exchange(granted, CLAIMED | by.to_word() << BACKEND);
+                    self.vacate(index);
+                    return true;
+                }
+                // Freed in this moment, by whoever settles the one that gave it; or gone.
+                Err(now) => seen = now,
+            }
+        }
+        let _always = state.compare_exchange(granted, WAITING | ticket.number << TICKET);
+        W::fence();
+        false
     }
 
     /// Gives up one's own place. Where a slot was granted in this very moment the place stays, and the caller has to
@@ -431,7 +441,8 @@ impl<'a, W: Word> Queue<'a, W> {
         places
     }
 
-    /// Whether an offered slot still has a waiter that can take it.
+    /// Whether an offered slot has a waiter that can take it. Tickets are told apart by 22 bits here: of 4 million that are
+    /// lost, one may be taken for another's.
     pub fn is_promised(self, slot: Slot) -> bool {
         let Slot::Offered { entry, ticket, .. } = slot else { return false };
         let index = usize::from(entry);
