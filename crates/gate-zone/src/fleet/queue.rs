@@ -15,7 +15,8 @@
 //!
 //! Who goes first is said by the start tag (start-time fair queueing, Goyal, Vin and Cheng 1996): a request's tag is the
 //! later of virtual time and its client's last finish tag, and the finish tag is one cost later. A client that asks more
-//! than the others gets tags that lie further and further ahead.
+//! than the others gets tags that lie further and further ahead. Who leaves unserved gives one cost back, else a client whose
+//! requests time out would pay for what it never got, and starve.
 //!
 //! Invariants: every step is one swap; an entry that is not EMPTY names its process; the number of waiters of all, and of
 //! one client, is never above its bound (two that come at the same moment for the last place may both be refused).
@@ -35,6 +36,9 @@ const KIND_MASK: u64 = 0xff;
 const BACKEND: u32 = 8;
 const SLOT: u32 = 16;
 const TICKET: u32 = 24;
+
+/// Beside its owner, an entry keeps what its client's finish tag was moved by.
+const PAID: u32 = 32;
 
 /// Virtual time is kept in so many bits beside a client's tag.
 const VIRTUAL_BITS: u32 = 44;
@@ -232,9 +236,10 @@ impl<'a, W: Word> Queue<'a, W> {
         self.mark(index);
         let number = update(&self.head[queue::TICKETS], |drawn| Some(drawn + 1)) & (u64::MAX >> TICKET);
         let store = |offset, value| self.word(index, offset).store(value);
-        store(entry::OWNER, arrival.holder.to_word());
+        let cost = arrival.cost.clamp(1, u64::from(u32::MAX));
+        store(entry::OWNER, cost << PAID | arrival.holder.to_word());
         store(entry::CLIENT, arrival.client);
-        store(entry::START, self.start_tag(arrival.client, arrival.cost));
+        store(entry::START, self.start_tag(arrival.client, cost));
         store(entry::WANT, arrival.want);
         store(entry::BACKENDS, arrival.backends);
         store(entry::SINCE, arrival.now_ms);
@@ -325,6 +330,7 @@ impl<'a, W: Word> Queue<'a, W> {
         let claimed = CLAIMED | by.to_word() << BACKEND;
         match self.word(index, entry::STATE).compare_exchange(WAITING | ticket.number << TICKET, claimed) {
             Ok(_) => {
+                self.give_back(index);
                 self.vacate(index);
                 None
             }
@@ -384,21 +390,29 @@ impl<'a, W: Word> Queue<'a, W> {
     fn start_tag(self, client: u64, cost: u64) -> u64 {
         let now = self.head[queue::VIRTUAL].load();
         let Some(set) = limiter::set_of(self.tags, client) else { return now };
-        // Tag 0 would read as an unused word.
-        let tag = (client & ((1 << (64 - VIRTUAL_BITS)) - 1)).max(1);
-        let mine = |word: u64| word >> VIRTUAL_BITS == tag;
         let is_over = |word: u64| word & VIRTUAL_MASK <= now;
         loop {
             let found = set.iter().map(|word| (word, word.load()));
-            let word =
-                found.clone().find(|(_, seen)| mine(*seen)).or_else(|| found.clone().find(|(_, seen)| is_over(*seen)));
+            let own = found.clone().find(|(_, seen)| is_tag_of(client, *seen));
+            let word = own.or_else(|| found.clone().find(|(_, seen)| is_over(*seen)));
             // Eight clients of one set wait, and theirs count: this one begins anew.
             let Some((word, seen)) = word else { return now };
-            let start = if mine(seen) { now.max(seen & VIRTUAL_MASK) } else { now };
-            let finish = (start + cost.max(1)) & VIRTUAL_MASK;
-            if word.compare_exchange(seen, tag << VIRTUAL_BITS | finish).is_ok() {
+            let start = if is_tag_of(client, seen) { now.max(seen & VIRTUAL_MASK) } else { now };
+            let finish = (start + cost) & VIRTUAL_MASK;
+            if word.compare_exchange(seen, tag_of(client) << VIRTUAL_BITS | finish).is_ok() {
                 return start;
             }
+        }
+    }
+
+    /// Gives back what the request in an entry that is CLAIMED by the caller has paid: it is not served.
+    fn give_back(self, index: usize) {
+        let (client, paid) = (self.word(index, entry::CLIENT).load(), self.word(index, entry::OWNER).load() >> PAID);
+        for word in limiter::set_of(self.tags, client).into_iter().flatten() {
+            update(word, |seen| {
+                let finish = seen & VIRTUAL_MASK;
+                (is_tag_of(client, seen) && finish != 0).then(|| seen - paid.min(finish))
+            });
         }
     }
 
@@ -428,6 +442,9 @@ impl<'a, W: Word> Queue<'a, W> {
             if !is_gone(owner) || state.compare_exchange(seen, CLAIMED | own.to_word() << BACKEND).is_err() {
                 continue;
             }
+            if seen & KIND_MASK == WAITING {
+                self.give_back(index);
+            }
             if seen & KIND_MASK == GRANTED {
                 let ticket = Ticket { entry: index as u16, number: seen >> TICKET };
                 freed(
@@ -451,6 +468,15 @@ impl<'a, W: Word> Queue<'a, W> {
             state & KIND_MASK == GRANTED && slots::short_ticket(state >> TICKET) == ticket
         }
     }
+}
+
+/// What tells a client's finish tag from others of its set. 0 would read as an unused word.
+fn tag_of(client: u64) -> u64 {
+    (client & ((1 << (64 - VIRTUAL_BITS)) - 1)).max(1)
+}
+
+fn is_tag_of(client: u64, word: u64) -> bool {
+    word >> VIRTUAL_BITS == tag_of(client)
 }
 
 /// Whether a slot is on offer to this ticket.
