@@ -431,31 +431,42 @@ impl<'a, W: Word> Queue<'a, W> {
     /// and had not taken; how many places.
     pub fn settle(self, is_gone: impl Fn(Holder) -> bool, own: Holder, mut freed: impl FnMut(Ticket, Grant)) -> usize {
         let mut places = 0;
+        let claimed = CLAIMED | own.to_word() << BACKEND;
         for index in 0..self.room() {
-            let state = self.word(index, entry::STATE);
-            let seen = state.load();
-            let owner = match seen & KIND_MASK {
-                EMPTY => continue,
-                CLAIMED => Holder::from_word(seen >> BACKEND),
-                _ => Holder::from_word(self.word(index, entry::OWNER).load()),
-            };
-            if !is_gone(owner) || state.compare_exchange(seen, CLAIMED | own.to_word() << BACKEND).is_err() {
-                continue;
-            }
-            if seen & KIND_MASK == WAITING {
-                self.give_back(index);
-            }
-            if seen & KIND_MASK == GRANTED {
-                let ticket = Ticket { entry: index as u16, number: seen >> TICKET };
-                freed(
-                    ticket,
-                    Grant { backend: (seen >> BACKEND & 0xff) as usize, slot: (seen >> SLOT & 0xff) as usize },
-                );
+            let Some(seen) = self.claim_of(index, claimed, &is_gone) else { continue };
+            match seen & KIND_MASK {
+                WAITING => self.give_back(index),
+                GRANTED => {
+                    let (backend, slot) = ((seen >> BACKEND & 0xff) as usize, (seen >> SLOT & 0xff) as usize);
+                    freed(Ticket { entry: index as u16, number: seen >> TICKET }, Grant { backend, slot });
+                }
+                _ => {}
             }
             self.vacate(index);
             places += 1;
         }
         places
+    }
+
+    /// Claims an entry whose process is gone; what its state was.
+    fn claim_of(self, index: usize, claimed: u64, is_gone: impl Fn(Holder) -> bool) -> Option<u64> {
+        let state = self.word(index, entry::STATE);
+        let mut seen = state.load();
+        loop {
+            let owner = match seen & KIND_MASK {
+                EMPTY => return None,
+                CLAIMED => Holder::from_word(seen >> BACKEND),
+                _ => Holder::from_word(self.word(index, entry::OWNER).load()),
+            };
+            if !is_gone(owner) {
+                return None;
+            }
+            match state.compare_exchange(seen, claimed) {
+                Ok(_) => return Some(seen),
+                // Somebody who did not know has granted it a slot.
+                Err(now) => seen = now,
+            }
+        }
     }
 
     /// Whether an offered slot has a waiter that can take it. Tickets are told apart by 22 bits here: of 4 million that are
