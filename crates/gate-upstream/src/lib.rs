@@ -14,6 +14,7 @@ mod gather;
 mod head;
 mod models;
 mod pool;
+mod watch;
 mod within;
 
 pub use crate::backend::{Ask, Backend, Exchange, Timeouts};
@@ -21,4 +22,5 @@ pub use crate::body::{Cut, ReadFailed, UpstreamBody};
 pub use crate::gather::{Gather, OverCap};
 pub use crate::head::Head;
 pub use crate::models::NewestModel;
+pub use crate::watch::Unread;
 pub use crate::within::within;
