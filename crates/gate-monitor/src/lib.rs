@@ -73,7 +73,10 @@ async fn watch(post: Post) -> Result<u8, String> {
     let timeouts = Timeouts { connect: plan.connect_timeout.min(PROBE_MAX), first_byte: PROBE_MAX };
     let backend = match demo {
         Some(address) => Backend::new(&address.to_string(), "", timeouts, Rc::clone(&row)),
-        None => Backend::new(&plan.upstream.authority(), &plan.upstream.prefix, timeouts, Rc::clone(&row)),
+        None => {
+            let target = &plan.upstream[0].target;
+            Backend::new(&target.authority(), target.prefix(), timeouts, Rc::clone(&row))
+        }
     };
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);

@@ -64,7 +64,7 @@ pub(crate) fn backend(plan: &Plan, demo: Option<std::net::SocketAddr>, row: Rc<O
     let timeouts = Timeouts { connect: plan.connect_timeout, first_byte: plan.first_byte_timeout };
     match demo {
         Some(address) => Backend::new(&address.to_string(), "", timeouts, row),
-        None => Backend::new(&plan.upstream.authority(), &plan.upstream.prefix, timeouts, row),
+        None => Backend::new(&plan.upstream[0].target.authority(), plan.upstream[0].target.prefix(), timeouts, row),
     }
 }
 

@@ -29,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use gate_config::Plan;
-use gate_zone::{OwnRow, Place, Stage, Zone, clock};
+use gate_zone::{Bells, OwnRow, Place, Stage, Zone, clock};
 use tokio::task::LocalSet;
 
 use crate::accept::{Source, accept_all};
@@ -56,6 +56,10 @@ pub struct Post {
     pub zone: Zone,
     /// Its own row there.
     pub row: OwnRow,
+    /// Which row that is; its bell has the same number.
+    pub row_index: usize,
+    /// What wakes another worker, and this one.
+    pub bells: Rc<Bells>,
     /// The simulated backend, in place of the configured one.
     pub demo: Option<SocketAddr>,
     /// The sockets it accepts from, non-blocking.
@@ -93,7 +97,7 @@ pub fn run(post: Post) -> Result<u8, String> {
 }
 
 async fn serve(post: Post) -> Result<u8, String> {
-    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, words } = post;
+    let Post { plan, place, zone, row, row_index: _, bells: _, demo, listeners, journal, lifeline, words } = post;
     let text = |error: io::Error| error.to_string();
     let mut orders = Orders::listen(lifeline).map_err(text)?;
     let row = Rc::new(row);
