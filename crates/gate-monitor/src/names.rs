@@ -303,4 +303,28 @@ mod tests {
         let addresses = [address("10.0.0.1:1"), address("[fd00::1]:1")].into();
         assert_eq!(all, Found { addresses, ttl: Some(Duration::from_secs(5)), gap: Some("late".to_owned()) });
     }
+
+    /// Each look-up has a resolver of its own, whose tasks have to end with it.
+    #[test]
+    fn a_look_up_leaves_nothing_behind() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            // A socket that nobody reads: questions are lost there, and the look-up is given up.
+            let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let resolver = Resolver::new(vec![silent.local_addr().unwrap()]);
+            let wanted = Wanted::Host { name: "gpu.test".to_owned(), port: 1 };
+            for _ in 0..20 {
+                let begun = timeout(Duration::from_millis(1), resolver.look_up(&wanted)).await;
+                assert!(begun.is_err(), "{begun:?}");
+            }
+            let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+            assert!(alive() > 0, "it works by tasks");
+            let ended = async {
+                while alive() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            assert!(timeout(Duration::from_secs(10), ended).await.is_ok(), "{} tasks are left", alive());
+        });
+    }
 }
