@@ -86,7 +86,7 @@ fn the_operator_is_told_the_cause_that_the_client_is_not() {
 #[test]
 fn silence_before_the_first_byte_is_a_timeout() {
     let backend = demo();
-    let gate = gate(&backend, &["--first-byte-timeout", "300ms"]).start();
+    let gate = gate(&backend, &["--load-timeout", "300ms", "--first-byte-timeout", "300ms"]).start();
     for fault in ["stall:before-head", "stall:mid-head"] {
         for request in all_kinds(fault) {
             let answer = gate.ask(&request);

@@ -29,7 +29,7 @@ use crate::chronicle::Chronicle;
 use crate::desired::Desired;
 use crate::estate::Estate;
 use crate::event::{Action, Change, Demo, Event, Generation, Order, Why, Wish};
-use crate::fleet::Strays;
+use crate::fleet::{InService, Strays};
 use crate::observed::{Observed, Process, State};
 use crate::sockets::{BindError, Manner, Mode, Sockets, Steering};
 use crate::succession::Strangers;
@@ -137,6 +137,8 @@ impl Hands {
         let in_service: Vec<Duration> = zone.windows().map(|(window, _)| window).filter(|_| beside_another).collect();
         zone.assign_windows(&plan.windows(), &in_service)
             .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
+        let beside = if beside_another { InService::All } else { InService::None };
+        fleet::claim(zone, &plan, beside).map_err(StartError::Load)?;
         let lifeline = process::pipe().map_err(StartError::Machine)?;
         let bells = birth::bells().map_err(StartError::Machine)?;
         let generation = zone.generation() + 1;
@@ -259,6 +261,7 @@ impl Hands {
         }
         let windows = self.zone.assign_windows(&plan.windows(), &current.plan.windows());
         windows.map_err(|error| Refused::of(error.to_string()))?;
+        fleet::claim(self.zone, &plan, InService::Of(&current.plan))?;
         let held = (Some(&current.sockets), Steering::Ours);
         let loaded = Loaded::new(plan, self.generations + 1, held, &mut self.estate)?;
         self.generations += 1;

@@ -74,15 +74,20 @@ fn wanted(target: &Target) -> Option<Wanted> {
 /// The way to a backend that is where the configuration says.
 fn fixed(target: &Target, timeouts: Timeouts, row: Rc<OwnRow>) -> Backend {
     match target {
-        Target::Unix { .. } | Target::Http { .. } | Target::Dns { .. } => {
-            Backend::new(&target.authority(), target.prefix(), timeouts, row)
+        Target::Unix { path } => Backend::unix(path, timeouts, row),
+        Target::Http { prefix, .. } | Target::Dns { prefix, .. } => {
+            Backend::new(&target.authority(), prefix, timeouts, row)
         }
     }
 }
 
-/// The way to an address that was found under a name.
+/// The way to an address that was found under a name, which is told the name as its own.
 fn found(target: &Target, address: SocketAddr, timeouts: Timeouts, row: Rc<OwnRow>) -> Backend {
-    Backend::new(&address.to_string(), target.prefix(), timeouts, row)
+    let authority = match target {
+        Target::Dns { name, .. } => format!("{name}:{}", address.port()),
+        Target::Http { .. } | Target::Unix { .. } => target.authority(),
+    };
+    Backend::at(address, &authority, target.prefix(), timeouts, row)
 }
 
 #[cfg(test)]

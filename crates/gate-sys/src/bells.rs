@@ -82,6 +82,13 @@ impl Ear {
     }
 }
 
+/// For an event loop: it becomes readable with a ring, and reading eight bytes hushes it.
+impl From<Ear> for OwnedFd {
+    fn from(ear: Ear) -> Self {
+        ear.bell
+    }
+}
+
 impl AsFd for Ear {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

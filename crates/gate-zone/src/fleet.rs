@@ -139,7 +139,10 @@ impl Fleet {
         if let Some(cell) = self.find(key) {
             return Ok(tell(cell));
         }
-        for cell in (0..BACKENDS).map(|index| self.cell(index)) {
+        // Free ones first: a worker that still drains may know the cell of a backend that nobody wants any more.
+        let (free, taken): (Vec<Cell>, Vec<Cell>) =
+            (0..BACKENDS).map(|index| self.cell(index)).partition(|cell| cell.key() == 0);
+        for cell in free.into_iter().chain(taken) {
             let held = cell.key();
             let is_wanted = wanted.contains(&held) || wanted.contains(&cell.load(backend::PARENT));
             if held != 0 && (is_wanted || cell.is_in_use()) {
@@ -305,6 +308,11 @@ impl Cell {
         self.word(backend::PROBE).store(probe.to_word(), SEQ);
     }
 
+    /// What its breaker says at `now_ms` of `CLOCK_MONOTONIC`.
+    pub fn breaker_state(self, now_ms: u64) -> breaker::State {
+        breaker::state(self.load(backend::BREAKER), now_ms)
+    }
+
     /// Its breaker.
     pub fn breaker(self) -> &'static AtomicU64 {
         self.word(backend::BREAKER)
@@ -369,6 +377,17 @@ impl Cell {
     /// The most models that were ever in memory together.
     pub fn room(self) -> usize {
         self.load(backend::ROOM) as usize
+    }
+
+    /// Whether another model fits beside those in memory, as far as is known: before one has been seen to leave for
+    /// another, any may; afterwards, as many as were ever seen together.
+    pub fn has_room(self) -> bool {
+        self.load(backend::EVICTED) == 0 || self.in_memory().count() < self.room().max(1)
+    }
+
+    /// Tells that a model has left memory for another. Monitor only.
+    pub fn tell_evicted(self) {
+        self.word(backend::EVICTED).store(1, SEQ);
     }
 
     fn name_words(self, place: usize) -> &'static [AtomicU64] {

@@ -10,6 +10,10 @@ use super::{Breakage, Connection, Denial, Fault, Phase, Rejection, Terms};
 /// How long a client should wait for the successor of a draining process: reloads hand over well within it.
 const DRAIN_RETRY: Duration = Duration::from_secs(1);
 
+/// The least and the most that clients are told to wait for room in the queue: it is an estimate, and one that is off
+/// should neither bring them all at once nor keep them away for long.
+const QUEUE_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(120)];
+
 impl Rejection {
     /// Status, texts, Retry-After, fault and connection of this refusal.
     pub fn terms(&self) -> Terms<'_> {
@@ -49,12 +53,16 @@ impl Rejection {
                 row(429, Client, format!("Rate limit exceeded: {limit}")).after(*retry)
             }
             Self::Flooded { retry } => row(429, Client, "Too many requests").logged("flood guard").after(*retry),
+            Self::QueueFull { .. } | Self::ClientQueueFull { .. } | Self::QueueTimeout { .. } => {
+                row(503, Gate, "queue")
+            }
             Self::NoModel => row(503, Gate, "no model is available: pull one with `ollama pull`, or set --model"),
             Self::BackendUnreachable { backend, cause } => {
                 row(502, Backend, "Ollama could not be reached").logged(format!("{backend}: {cause}"))
             }
             Self::BackendTimeout { phase, after } => {
-                row(504, Backend, format!("Ollama {} within {}", late(*phase), seconds(*after)))
+                let (what, key) = late(*phase);
+                row(504, Backend, format!("{what} within {} ({key})", seconds(*after)))
             }
             Self::BackendBroken { what, cause } => {
                 row(502, Backend, broken(*what)).logged(format!("{}: {cause}", broken(*what)))
@@ -119,11 +127,15 @@ fn denial(what: Denial) -> &'static str {
     }
 }
 
-fn late(phase: Phase) -> &'static str {
+/// What did not happen, and the key that says by when it has to.
+fn late(phase: Phase) -> (&'static str, &'static str) {
     match phase {
-        Phase::Connect => "did not accept a connection",
-        Phase::FirstByte => "did not begin to answer",
-        Phase::BetweenChunks => "sent nothing more",
+        Phase::Connect => ("Ollama did not accept a connection", "connect_timeout"),
+        Phase::Load => ("Ollama did not load the model", "load_timeout"),
+        Phase::FirstByte => ("Ollama did not begin to answer", "first_byte_timeout"),
+        Phase::BetweenChunks => ("Ollama sent nothing more", "chunk_timeout"),
+        // Waiting counts, so it need not be Ollama that was slow.
+        Phase::Whole => ("the request was not answered", "request_timeout"),
     }
 }
 
