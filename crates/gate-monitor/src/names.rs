@@ -4,7 +4,7 @@
 //! that is written as `dns` is asked of DNS. Of a service, only records of the lowest priority number count, and their
 //! weights do not: how much a backend gets follows from its slots.
 //!
-//! Invariant: a look-up asks a bounded number of questions, and ends within [`LOOK_UP_MAX`].
+//! Invariant: a look-up asks a bounded number of questions and ends within [`LOOK_UP_MAX`], with what was found by then.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,7 +18,7 @@ use domain::rdata::{A, Aaaa, Srv};
 use domain::resolv::StubResolver;
 use domain::resolv::stub::Answer as Reply;
 use domain::resolv::stub::conf::{ResolvConf, ServerConf, Transport};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// How long a look-up may take with all its questions.
 pub(crate) const LOOK_UP_MAX: Duration = Duration::from_secs(10);
@@ -89,15 +89,12 @@ impl Resolver {
             search: conf.options.search.as_slice().iter().map(ToString::to_string).collect(),
             ndots: conf.options.ndots,
             stub: StubResolver::from_conf(conf),
+            deadline: Instant::now() + LOOK_UP_MAX,
         };
-        let found = async {
-            match wanted {
-                Wanted::Host { name, port } => asking.host(name, *port).await,
-                Wanted::Service { name } => asking.service(name).await,
-            }
-        };
-        let late = || Found { gap: Some(format!("no answer within {LOOK_UP_MAX:?}")), ..Found::default() };
-        timeout(LOOK_UP_MAX, found).await.unwrap_or_else(|_| late())
+        match wanted {
+            Wanted::Host { name, port } => asking.host(name, *port).await,
+            Wanted::Service { name } => asking.service(name).await,
+        }
     }
 
     fn conf(&self) -> ResolvConf {
@@ -120,6 +117,8 @@ struct Asking {
     stub: StubResolver,
     search: Vec<String>,
     ndots: usize,
+    /// Nothing is waited for after this.
+    deadline: Instant,
 }
 
 impl Asking {
@@ -188,15 +187,14 @@ impl Asking {
     /// Asks, and again where nothing came back.
     async fn ask(&self, name: &str, kind: Rtype) -> Result<Reply, String> {
         let name = DnsName::from_str(name).map_err(|error| error.to_string())?;
-        let mut last = String::new();
         for _ in 0..TRIES {
-            match self.stub.query((&name, kind)).await {
-                Ok(reply) => return answered(reply, kind),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => last = format!("{kind}: no answer"),
-                Err(error) => return Err(format!("{kind}: {error}")),
+            match timeout_at(self.deadline, self.stub.query((&name, kind))).await {
+                Ok(Ok(reply)) => return answered(reply, kind),
+                Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => return Err(format!("{kind}: {error}")),
+                Ok(Err(_)) | Err(_) => {}
             }
         }
-        Err(last)
+        Err(format!("{kind}: no answer"))
     }
 }
 
@@ -269,6 +267,8 @@ fn services(reply: &Reply) -> Vec<Service> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     #[test]

@@ -218,6 +218,22 @@ fn a_demo_is_watched_in_place_of_the_first() {
 }
 
 #[test]
+fn a_unix_socket_is_watched() {
+    let zone = zone();
+    let path = std::env::temp_dir().join(format!("gate-monitor-{}.sock", std::process::id()));
+    let server = Server::on_unix(&path);
+    server.lists(&["a:1"]);
+    server.holds(&[]);
+    let url = format!("unix:{}", path.display());
+    let _monitor = Monitor::start(zone, &format!("upstream = \"{url}\""));
+    let cell = cell(zone.fleet(), &url);
+    wait_until("state", || cell.probe() == Probe::Healthy && cell.listed() == Some(1));
+    drop(server);
+    wait_until("end", || cell.probe() == Probe::Unreachable);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn loads_that_nobody_ends_are_freed() {
     let zone = zone();
     let server = Server::start();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
-use gate_zone::fleet::Fleet;
+use gate_zone::fleet::{Cell, Fleet};
 use gate_zone::{Probe, Zone};
 
 use crate::support::{Monitor, Ollama, Server, logged, wait_for, wait_until, zone};
@@ -50,8 +50,8 @@ impl Dns {
         let (port, hosts) =
             (format!("--port={}", self.port), format!("{}/hosts-{}", env!("CARGO_TARGET_TMPDIR"), self.port));
         let (options, lines): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.starts_with("--"));
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        std::fs::write(&hosts, text).unwrap();
+        let lines: Vec<_> = lines.into_iter().map(String::as_str).chain([""]).collect();
+        std::fs::write(&hosts, lines.join("\n")).unwrap();
         let mut command = Command::new("dnsmasq");
         command.args([
             "--no-daemon",
@@ -104,7 +104,7 @@ fn wait_found(zone: Zone, url: &str, expected: &[&str]) {
 /// Each address has the cell that its key says.
 fn probe(zone: Zone, url: &str, address: &str) -> Probe {
     let fleet = zone.fleet();
-    fleet.find(fleet.hash(format!("dns:{url} {address}").as_bytes())).map_or(Probe::Unknown, |cell| cell.probe())
+    fleet.find(fleet.hash(format!("dns:{url} {address}").as_bytes())).map_or(Probe::Unknown, Cell::probe)
 }
 
 #[test]

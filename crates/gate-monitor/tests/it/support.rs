@@ -7,6 +7,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -85,15 +87,23 @@ impl Drop for Monitor {
     }
 }
 
-type Answers = BTreeMap<String, (u16, String)>;
+/// What a server and its connections share.
+#[derive(Default)]
+struct Shared {
+    /// Status and body for each path.
+    answers: Mutex<BTreeMap<String, (u16, String)>>,
+    /// How often each path was asked for, and each with its method.
+    asked: Mutex<BTreeMap<String, usize>>,
+    open: AtomicUsize,
+    stop: AtomicBool,
+}
 
 /// A server that answers GETs as it is told, and counts them.
 pub(crate) struct Server {
+    /// Where it listens; nowhere for one on a unix socket.
     pub(crate) address: SocketAddr,
-    answers: Arc<Mutex<Answers>>,
-    asked: Arc<Mutex<BTreeMap<String, usize>>>,
-    open: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
+    path: Option<PathBuf>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -106,11 +116,32 @@ impl Server {
     pub(crate) fn at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let (answers, asked) = (Arc::default(), Arc::default());
-        let (open, stop) = (Arc::default(), Arc::<AtomicBool>::default());
-        let served = (Arc::clone(&answers), Arc::clone(&asked), Arc::clone(&open), Arc::clone(&stop));
-        let thread = thread::spawn(move || accept(&listener, &served));
-        let server = Self { address, answers, asked, open, stop, thread: Some(thread) };
+        Self::serve(address, None, move || {
+            let stream = listener.accept().unwrap().0;
+            stream.set_read_timeout(Some(LOOK)).unwrap();
+            stream
+        })
+    }
+
+    pub(crate) fn on_unix(path: &Path) -> Self {
+        drop(std::fs::remove_file(path));
+        let listener = UnixListener::bind(path).unwrap();
+        Self::serve(([0, 0, 0, 0], 0).into(), Some(path.to_owned()), move || {
+            let stream = listener.accept().unwrap().0;
+            stream.set_read_timeout(Some(LOOK)).unwrap();
+            stream
+        })
+    }
+
+    fn serve<S: Read + Write + Send + 'static>(
+        address: SocketAddr,
+        path: Option<PathBuf>,
+        next: impl Fn() -> S + Send + 'static,
+    ) -> Self {
+        let shared = Arc::<Shared>::default();
+        let inside = Arc::clone(&shared);
+        let thread = thread::spawn(move || accept(next, &inside));
+        let server = Self { address, path, shared, thread: Some(thread) };
         server.says("/api/version", 200, "{\"version\":\"0.0.0\"}");
         server
     }
@@ -120,7 +151,7 @@ impl Server {
     }
 
     pub(crate) fn says(&self, path: &str, status: u16, body: &str) {
-        self.answers.lock().unwrap().insert(path.to_owned(), (status, body.to_owned()));
+        self.shared.answers.lock().unwrap().insert(path.to_owned(), (status, body.to_owned()));
     }
 
     /// Lists these models.
@@ -135,12 +166,12 @@ impl Server {
 
     /// How often it was asked for this.
     pub(crate) fn asked(&self, path: &str) -> usize {
-        self.asked.lock().unwrap().get(path).copied().unwrap_or(0)
+        self.shared.asked.lock().unwrap().get(path).copied().unwrap_or(0)
     }
 
     /// All that it was asked for, with the method.
     pub(crate) fn questions(&self) -> Vec<String> {
-        self.asked.lock().unwrap().keys().cloned().collect()
+        self.shared.asked.lock().unwrap().keys().cloned().collect()
     }
 
     /// Waits until it was asked for this so many times more.
@@ -152,36 +183,39 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::SeqCst);
         // Wakes the thread that accepts.
-        drop(TcpStream::connect(self.address));
+        match &self.path {
+            Some(path) => drop(UnixStream::connect(path)),
+            None => drop(TcpStream::connect(self.address)),
+        }
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
-        wait_until("end of all connections", || self.open.load(Ordering::SeqCst) == 0);
+        wait_until("end of all connections", || self.shared.open.load(Ordering::SeqCst) == 0);
     }
 }
 
-type Served = (Arc<Mutex<Answers>>, Arc<Mutex<BTreeMap<String, usize>>>, Arc<AtomicUsize>, Arc<AtomicBool>);
+/// How long a connection is read before it looks whether the server ends.
+const LOOK: Duration = Duration::from_millis(5);
 
-fn accept(listener: &TcpListener, served: &Served) {
-    for stream in listener.incoming() {
-        if served.3.load(Ordering::SeqCst) {
+fn accept<S: Read + Write + Send + 'static>(next: impl Fn() -> S, shared: &Arc<Shared>) {
+    loop {
+        let (stream, shared) = (next(), Arc::clone(shared));
+        if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        let (stream, served) = (stream.unwrap(), served.clone());
-        served.2.fetch_add(1, Ordering::SeqCst);
+        shared.open.fetch_add(1, Ordering::SeqCst);
         thread::spawn(move || {
             // A client that leaves ends this connection, and that is no failure.
-            drop(serve(stream, &served));
-            served.2.fetch_sub(1, Ordering::SeqCst);
+            drop(serve(stream, &shared));
+            shared.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
 /// Answers one connection until either side ends it.
-fn serve(mut stream: TcpStream, (answers, asked, _, stop): &Served) -> io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_millis(5)))?;
+fn serve(mut stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
     let mut inbox = Vec::new();
     loop {
         while let Some(end) = inbox.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -189,10 +223,10 @@ fn serve(mut stream: TcpStream, (answers, asked, _, stop): &Served) -> io::Resul
             inbox.drain(..end + 4);
             let mut words = head.split(' ');
             let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-            *asked.lock().unwrap().entry(path.to_owned()).or_default() += 1;
-            *asked.lock().unwrap().entry(format!("{method} {path}")).or_default() += 1;
+            *shared.asked.lock().unwrap().entry(path.to_owned()).or_default() += 1;
+            *shared.asked.lock().unwrap().entry(format!("{method} {path}")).or_default() += 1;
             let none = (404, "404 page not found".to_owned());
-            let (status, body) = answers.lock().unwrap().get(path).cloned().unwrap_or(none);
+            let (status, body) = shared.answers.lock().unwrap().get(path).cloned().unwrap_or(none);
             write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
         }
         let mut piece = [0; 4096];
@@ -200,7 +234,7 @@ fn serve(mut stream: TcpStream, (answers, asked, _, stop): &Served) -> io::Resul
             Ok(0) => return Ok(()),
             Ok(count) => inbox.extend_from_slice(&piece[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                if stop.load(Ordering::SeqCst) {
+                if shared.stop.load(Ordering::SeqCst) {
                     return Ok(());
                 }
             }
