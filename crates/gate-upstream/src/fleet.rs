@@ -447,14 +447,16 @@ impl<'a> Scan<'a> {
     }
 }
 
-fn facts_of(member: &Member, instance: Instance) -> Facts {
+pub(crate) fn facts_of(member: &Member, instance: Instance) -> Facts {
     let cell = member.cell;
+    // Loaded with other options, the model would have to make room for itself.
+    let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
     Facts {
         index: cell.index(),
         key: member.key,
         holds: cell.holds(instance),
         in_memory: cell.in_memory().count(),
-        has_room: cell.has_room(),
+        has_room: cell.has_room() && !is_in_its_own_way,
         in_flight: slots::in_flight(cell.slots(member.slots)),
         slots: member.slots,
         weight: member.weight,
