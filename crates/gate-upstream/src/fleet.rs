@@ -245,6 +245,10 @@ impl Fleet {
                 let why = Why { fit, way };
                 return Some(Lease::new(self, member, (slot, want.instance), why, Queued::default()));
             }
+            // Somebody was quicker: the load that was noted does not begin.
+            if fit == Fit::Cold || fit == Fit::Swap {
+                loads::end(self.cells.loads(), tag, facts.index);
+            }
         }
         None
     }
@@ -309,7 +313,9 @@ impl Fleet {
         if let Some((held_back, _)) = later.0 {
             queue.note_passed(&held_back, now_ms);
         }
-        if let (Some(_), Some((passed, Fit::Swap))) = (now.0, if_nobody.0) {
+        if let (Some((first, _)), Some((passed, Fit::Swap))) = (now.0, if_nobody.0)
+            && passed.start < first.start
+        {
             queue.note_passed(&passed, now_ms);
         }
         let (waiter, fit) = now.0.or(if_nobody.0)?;
