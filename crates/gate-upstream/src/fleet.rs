@@ -154,13 +154,19 @@ impl Fleet {
         let came = Instant::now();
         let members = self.members();
         let mask = self.eligible(&members, want)?;
-        if self.queue().is_empty()
+        if !self.is_contested(mask)
             && let Some(lease) = self.at_once(&members, want, mask)
         {
             return Ok(lease);
         }
         // In a box: whoever need not wait should not carry the room for it.
         Box::pin(self.wait(want, mask, came)).await
+    }
+
+    /// Whether somebody waits for one of these backends. Those that wait for others only are in nobody's way.
+    fn is_contested(&self, mask: u64) -> bool {
+        let queue = self.queue();
+        !queue.is_empty() && queue.waiters().any(|waiter| waiter.backends & mask != 0)
     }
 
     /// The backends that may serve a request, a bit each; never none.
