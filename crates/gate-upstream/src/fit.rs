@@ -197,3 +197,6 @@ fn affinity(facts: &Facts, conversation: u64, random: u64) -> u64 {
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,12 +153,19 @@ impl Fleet {
     pub async fn turn(self: &Rc<Self>, want: &Want) -> Result<Lease, Rejection> {
         let members = self.members();
         let mask = self.eligible(&members, want)?;
-        if self.queue().is_empty()
+        if !self.is_contested(mask)
             && let Some(lease) = self.of_holders(&members, want, mask).or_else(|| self.at_once(&members, want, mask))
         {
             return Ok(lease);
         }
-        self.wait(want, mask, Instant::now()).await
+        // In a box: whoever need not wait should not carry the room for it.
+        Box::pin(self.wait(want, mask, Instant::now())).await
+    }
+
+    /// Whether somebody waits for one of these backends. Those that wait for others only are in nobody's way.
+    fn is_contested(&self, mask: u64) -> bool {
+        let queue = self.queue();
+        !queue.is_empty() && queue.waiters().any(|waiter| waiter.backends & mask != 0)
     }
 
     /// The backends that may serve a request, a bit each; never none.
@@ -279,6 +286,10 @@ impl Fleet {
                 let why = Why { fit, way };
                 return Some(Lease::new(self, member, (slot, want.instance), why, Queued::default()));
             }
+            // Somebody was quicker: the load that was noted does not begin.
+            if fit == Fit::Cold || fit == Fit::Swap {
+                loads::end(self.cells.loads(), tag, facts.index);
+            }
         }
         None
     }
@@ -347,7 +358,9 @@ impl Fleet {
         if let Some((held_back, _)) = later.0 {
             queue.note_passed(&held_back, now_ms);
         }
-        if let (Some(_), Some((passed, Fit::Swap))) = (now.0, if_nobody.0) {
+        if let (Some((first, _)), Some((passed, Fit::Swap))) = (now.0, if_nobody.0)
+            && passed.start < first.start
+        {
             queue.note_passed(&passed, now_ms);
         }
         let (waiter, fit) = now.0.or(if_nobody.0)?;
@@ -458,8 +471,8 @@ impl<'a> Scan<'a> {
         let (facts, anywhere) = self.about(waiter);
         let fit = Fit::of(&facts, anywhere);
         let passed_ms = if waiter.passed_ms == 0 { 0 } else { self.now_ms.saturating_sub(waiter.passed_ms).max(1) };
-        let waited = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
-        (fit, fit.turn(&facts, self.others, waited, self.fleet.rules.swap_patience.as_millis() as u64))
+        let so_far = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
+        (fit, fit.turn(&facts, self.others, so_far, self.fleet.rules.swap_patience.as_millis() as u64))
     }
 
     fn about(&mut self, waiter: &Waiter) -> (Facts, Anywhere) {
@@ -485,14 +498,16 @@ impl<'a> Scan<'a> {
     }
 }
 
-fn facts_of(member: &Member, instance: Instance) -> Facts {
+pub(crate) fn facts_of(member: &Member, instance: Instance) -> Facts {
     let cell = member.cell;
+    // Loaded with other options, the model would have to make room for itself.
+    let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
     Facts {
         index: cell.index(),
         key: member.key,
         holds: cell.holds(instance),
         in_memory: cell.in_memory().count(),
-        has_room: cell.has_room(),
+        has_room: cell.has_room() && !is_in_its_own_way,
         in_flight: slots::in_flight(cell.slots(member.slots)),
         slots: member.slots,
         weight: member.weight,

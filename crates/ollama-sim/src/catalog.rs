@@ -144,6 +144,9 @@ pub(crate) async fn embed(shared: &Shared, body: &[u8]) -> Answer {
         Ok(lease) => lease,
         Err(refusal) => return *refusal,
     };
+    if !texts.is_empty() {
+        wait(shared.config.prompt_time).await;
+    }
     Answer::json(&Embedded {
         model: &embedder.name,
         embeddings: texts.iter().map(|text| vector(text)).collect(),
@@ -164,10 +167,14 @@ pub(crate) async fn embeddings(shared: &Shared, body: &[u8]) -> Answer {
         "" => Vec::new(),
         prompt => vector(prompt),
     };
-    match embedder.admit(shared).await {
-        Ok(lease) => Answer::json(&json!({ "embedding": embedding })).holding(lease),
-        Err(refusal) => *refusal,
+    let lease = match embedder.admit(shared).await {
+        Ok(lease) => lease,
+        Err(refusal) => return *refusal,
+    };
+    if !embedding.is_empty() {
+        wait(shared.config.prompt_time).await;
     }
+    Answer::json(&json!({ "embedding": embedding })).holding(lease)
 }
 
 /// A model that embeds, and the request's members.
@@ -191,7 +198,7 @@ impl<'a> Embedder<'a> {
         Ok(Self { name, seat, members })
     }
 
-    /// Waits for a slot, and for the text to be read.
+    /// Waits for a slot.
     async fn admit(&self, shared: &Shared) -> Result<Lease, Box<Answer>> {
         let mut wish = Wish::default();
         if let Some(value) = self.members.last("keep_alive").filter(|value| !value.is_null()) {
@@ -204,9 +211,7 @@ impl<'a> Embedder<'a> {
             wish.terms.take(options);
         }
         let lease = shared.residence.admit(self.seat, wish).await;
-        let lease = lease.map_err(|Busy| Box::new(Answer::error(503, BUSY)))?;
-        wait(shared.config.prompt_time).await;
-        Ok(lease)
+        lease.map_err(|Busy| Box::new(Answer::error(503, BUSY)))
     }
 }
 

@@ -343,6 +343,16 @@ mod tests {
     }
 
     #[test]
+    fn the_time_in_line_is_part_of_the_whole_alone() {
+        let waited = Duration::from_secs(3600);
+        let generation = Generation { waited, ..Generation::new(Form::Chat, "m", tokens("a b c")) };
+        let last: Value = serde_json::from_slice(&generation.object(Said::Text(String::new()))).unwrap();
+        let part = |name: &str| Duration::from_nanos(last[name].as_u64().unwrap());
+        let parts: Duration = ["load_duration", "prompt_eval_duration", "eval_duration"].into_iter().map(part).sum();
+        assert_eq!(part("total_duration"), waited + parts);
+    }
+
+    #[test]
     fn an_endless_text_never_gets_to_its_last_line() {
         let mut generation = Generation { length: Length::Endless, ..Generation::new(Form::Chat, "m", tokens("a b")) };
         for _ in 0..10 {

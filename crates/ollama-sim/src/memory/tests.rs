@@ -86,14 +86,14 @@ fn who_has_to_go_serves_to_the_end_and_is_the_only_one() {
 #[test]
 fn a_forgotten_claim_takes_no_second_victim() {
     let mut bench = Bench::new();
-    bench.load(0, 5);
-    let one = bench.load(1, 4);
+    let (zero, one) = (bench.load(0, 5), bench.load(1, 4));
     assert_eq!(bench.claim(2), "full: Swap");
     // The client of 2 has left. Meanwhile another runner would be the better choice.
     bench.memory.find(1, &Wish { keep_alive: Some(MINUTE * 9), ..Wish::default() }, bench.start);
     assert_eq!(bench.claim(3), "full: Swap");
     assert!(!bench.memory.release(one, bench.start));
     assert!(bench.memory.release(one, bench.start), "it was 1 again, whatever it was kept for since");
+    assert!(!bench.memory.release(zero, bench.start));
     assert_eq!(bench.places(0), [0]);
 }
 

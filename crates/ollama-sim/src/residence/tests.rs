@@ -34,7 +34,7 @@ impl Residence {
     }
 
     async fn have(&self, name: &str) -> Lease {
-        self.ask(name, Wish::default()).await.unwrap()
+        end(self.ask(name, Wish::default())).await.unwrap()
     }
 
     fn names(&self) -> Vec<&str> {
@@ -44,6 +44,11 @@ impl Residence {
 
 async fn waits(request: &mut Request<'_>) -> bool {
     tokio::time::timeout(SOON, request).await.is_err()
+}
+
+/// The end of a request that is to come by itself.
+async fn end(request: Request<'_>) -> Result<Lease, Busy> {
+    tokio::time::timeout(LOAD * 10, request).await.expect("it waits for nothing any more")
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn names_match_in_any_case_and_with_latest() {
 async fn a_model_loads_once_and_leaves_when_told() {
     let residence = residence(|_| ());
     assert_eq!(residence.have("small").await.load, LOAD);
-    assert_eq!(residence.ask("small", keep(Duration::ZERO)).await.unwrap().load, Duration::ZERO);
+    assert_eq!(end(residence.ask("small", keep(Duration::ZERO))).await.unwrap().load, Duration::ZERO);
     assert_eq!(residence.names(), [""; 0], "keep_alive 0 unloads");
     assert_eq!(residence.have("small").await.load, LOAD);
     residence.unload(residence.seat("small").unwrap());
@@ -91,9 +96,9 @@ async fn the_queue_has_an_end_and_the_slot_comes_back() {
     let mut second = residence.ask("small", Wish::default());
     assert!(waits(&mut second).await);
     assert_eq!(residence.waiting(), 1);
-    assert!(residence.ask("small", Wish::default()).await.is_err(), "the queue is full");
+    assert!(end(residence.ask("small", Wish::default())).await.is_err(), "the queue is full");
     drop(first);
-    let second = second.await.unwrap();
+    let second = end(second).await.unwrap();
     assert_eq!((second.load, second.waited), (Duration::ZERO, SOON));
     assert_eq!(residence.waiting(), 0);
 }
@@ -137,14 +142,14 @@ async fn whose_turn_it_is_holds_up_all_but_loaded_models() {
 
     let [small, medium] = busy;
     drop(small);
-    let loaded = loaded.await.unwrap();
+    let loaded = end(loaded).await.unwrap();
     assert!(waits(&mut head).await, "medium was to go, since it is kept for the shortest time");
     drop(medium);
     assert!(waits(&mut head).await, "it loads");
     drop(loaded);
     assert!(waits(&mut behind).await, "small could be loaded anew now, but large loads");
     assert_eq!(residence.names(), ["Small"], "what loads is not there yet");
-    let (large, small) = (head.await.unwrap(), behind.await.unwrap());
+    let (large, small) = (end(head).await.unwrap(), end(behind).await.unwrap());
     assert_eq!(residence.names(), ["large", "Small"]);
     assert!(large.load > LOAD && small.load > LOAD * 2, "{:?} {:?}", large.load, small.load);
     assert_eq!(residence.loads(), Loads { begun: 4, swaps: 1, reloads: 1, ..Loads::default() });
@@ -158,10 +163,10 @@ async fn other_options_load_anew_when_those_in_flight_have_ended() {
     assert!(waits(&mut new).await);
     assert_eq!(residence.resident()[0].context_length, 4096);
     drop(old);
-    drop(new.await.unwrap());
+    drop(end(new).await.unwrap());
     let resident = residence.resident();
     assert_eq!((resident.len(), resident[0].context_length), (1, 100));
-    assert_eq!(residence.ask("small", num_ctx(100)).await.unwrap().load, Duration::ZERO);
+    assert_eq!(end(residence.ask("small", num_ctx(100))).await.unwrap().load, Duration::ZERO);
     assert_eq!(residence.have("small").await.load, LOAD, "nothing said is the model's own context");
     assert_eq!(residence.loads(), Loads { begun: 3, reloads: 2, ..Loads::default() });
 }
@@ -176,7 +181,7 @@ async fn who_leaves_while_loading_ends_the_load_for_the_others_too() {
     assert_eq!(residence.pending(), 1);
     drop(first);
     assert_eq!(residence.loads(), Loads { begun: 1, aborted: 1, ..Loads::default() });
-    assert_eq!(second.await.unwrap().load, SOON + LOAD, "it loads itself");
+    assert_eq!(end(second).await.unwrap().load, SOON + LOAD, "it loads itself");
     assert_eq!(residence.loads().begun, 2);
 }
 
@@ -212,12 +217,12 @@ async fn the_line_for_loads_has_an_end_and_bounds_nothing_else() {
     let mut behind = residence.ask("large", Wish::default());
     assert!(waits(&mut loads).await && waits(&mut behind).await);
     assert_eq!(residence.pending(), 2);
-    assert!(residence.ask("large", Wish::default()).await.is_err(), "two are in the line");
-    assert!(residence.ask("small", num_ctx(100)).await.is_err(), "this is a load as well");
+    assert!(end(residence.ask("large", Wish::default())).await.is_err(), "two are in the line");
+    assert!(end(residence.ask("small", num_ctx(100))).await.is_err(), "this is a load as well");
     assert_eq!(residence.have("small").await.load, Duration::ZERO, "no load, no line");
     let mut beside = residence.ask("medium", Wish::default());
     assert!(waits(&mut beside).await, "its model is loading already");
-    drop(loads.await.unwrap());
-    assert!(beside.await.is_ok() && behind.await.is_ok());
+    drop(end(loads).await.unwrap());
+    assert!(end(beside).await.is_ok() && end(behind).await.is_ok());
     assert_eq!(residence.pending(), 0);
 }

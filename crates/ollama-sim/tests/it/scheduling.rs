@@ -140,15 +140,26 @@ fn the_last_line_tells_the_times() {
 
 #[test]
 fn the_head_comes_with_the_first_token() {
-    let running = Running::new(Config { prompt_time: NEVER, ..Config::default() });
-    for ask in [Running::ask, Running::ask_whole] {
-        let mut client = ask(&running, "hi");
+    let embedder = Model { capabilities: vec!["embedding".to_owned()], ..Model::named("e") };
+    let models = vec![Model::named("a"), embedder];
+    let running = Running::new(Config { models, prompt_time: NEVER, ..Config::default() });
+    for (path, body) in [
+        ("/api/generate", r#"{"model":"a","prompt":"x"}"#),
+        ("/api/generate", r#"{"model":"a","prompt":"x","stream":false}"#),
+        ("/api/embed", r#"{"model":"e","input":"x"}"#),
+        ("/api/embeddings", r#"{"model":"e","prompt":"x"}"#),
+    ] {
+        let mut client = running.post(path, body);
         running.wait("the request", |counters| counters.in_flight == 1);
         assert!(client.is_silent());
         drop(client);
         running.wait("the notice", |counters| counters.in_flight == 0);
     }
-    assert_eq!(running.sim.counters().cancelled, 2);
+    for (path, body) in [("/api/generate", r#"{"model":"a"}"#), ("/api/embed", r#"{"model":"e"}"#)] {
+        assert_eq!(running.post(path, body).answer().status(), 200, "{path}: nothing is to be read");
+    }
+    let counters = running.wait("the end", |counters| counters.completed == 2);
+    assert_eq!(counters.cancelled, 4);
 }
 
 #[test]
