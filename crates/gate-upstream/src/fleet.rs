@@ -201,7 +201,7 @@ impl Fleet {
         let facts: Vec<_> = members
             .iter()
             .filter(|member| mask & member.cell.bit() != 0)
-            .map(|member| (Rc::clone(member), facts_of(member, instance)))
+            .map(|member| (Rc::clone(member), facts_of(self.cells, member, instance)))
             .collect();
         let anywhere = if facts.iter().any(|(_, facts)| facts.holds) {
             Anywhere::InMemory
@@ -481,7 +481,7 @@ impl<'a> Scan<'a> {
             return (*facts, *anywhere);
         }
         let instance = Instance::from_word(want);
-        let facts = facts_of(self.member, instance);
+        let facts = facts_of(self.fleet.cells, self.member, instance);
         let anywhere = if facts.holds {
             Anywhere::InMemory
         } else {
@@ -498,16 +498,20 @@ impl<'a> Scan<'a> {
     }
 }
 
-pub(crate) fn facts_of(member: &Member, instance: Instance) -> Facts {
+pub(crate) fn facts_of(cells: Cells, member: &Member, instance: Instance) -> Facts {
     let cell = member.cell;
+    // Those that are being loaded take their room already.
+    let is_there = |tag: &u32| cell.in_memory().any(|held| held.tag() == *tag);
+    let coming = loads::at(cells.loads(), cell.index()).filter(|tag| *tag != instance.tag() && !is_there(tag));
+    let in_memory = cell.in_memory().count() + coming.count();
     // Loaded with other options, the model would have to make room for itself.
     let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
     Facts {
         index: cell.index(),
         key: member.key,
         holds: cell.holds(instance),
-        in_memory: cell.in_memory().count(),
-        has_room: cell.has_room() && !is_in_its_own_way,
+        in_memory,
+        has_room: cell.has_room_beside(in_memory) && !is_in_its_own_way,
         in_flight: slots::in_flight(cell.slots(member.slots)),
         slots: member.slots,
         weight: member.weight,
