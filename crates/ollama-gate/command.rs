@@ -185,7 +185,7 @@ fn argument(key: &'static Key) -> Arg {
             .value_name("BOOL")
             .value_parser([PossibleValue::new("true"), PossibleValue::new("false")])
             .action(ArgAction::Set),
-        (Some(metavar), Repeats::Many) => {
+        (Some(metavar), Repeats::Many | Repeats::Tables) => {
             argument.value_name(metavar).action(ArgAction::Append).allow_hyphen_values(true)
         }
         (Some(metavar), Repeats::Once) => {

@@ -99,6 +99,8 @@ fn worker(birth: Birth, first: &First) -> Result<u8, String> {
         place: birth.place,
         zone: birth.zone,
         row,
+        row_index: birth.row_index,
+        bells: birth.bells,
         demo: birth.demo,
         listeners: birth.listeners.into_iter().map(listening).collect(),
         journal,

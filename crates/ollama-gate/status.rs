@@ -3,7 +3,7 @@
 //! Pure text: the clock is an argument. Invariant: no line is wider than [`crate::table::WIDTH`] and none holds a
 //! control character, wherever its words came from.
 
-use gate_master::protocol::{Death, LastReload, LastUpgrade, ProcessLine, SlotLine, Status};
+use gate_master::protocol::{BackendUse, Death, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status};
 use jiff::Timestamp;
 
 use crate::table::{Side, table, wrapped};
@@ -18,6 +18,9 @@ pub(crate) fn text(status: &Status, now: Timestamp) -> String {
     page += &processes(&status.processes);
     page += "\n";
     page += &listeners(status);
+    page += "\n";
+    page += &backends(&status.backends);
+    page += &wrapped(&queue(&status.queue), INDENT);
     page += "\n";
     if !status.limiter.is_empty() {
         page += &limits(status);
@@ -102,6 +105,48 @@ fn listeners(status: &Status) -> String {
         [listener.address.clone(), sockets, number(listener.queue), number(listener.backlog)]
     });
     table(columns, &rows.collect::<Vec<_>>())
+}
+
+/// A row for each, and below it where it is and what it has in memory, which no column is wide enough for.
+fn backends(backends: &[BackendUse]) -> String {
+    let columns = [
+        ("BACKEND", Side::Left),
+        ("STATE", Side::Left),
+        ("BREAKER", Side::Left),
+        ("OPEN", Side::Right),
+        ("SLOTS", Side::Right),
+        ("WAITING", Side::Right),
+        ("MODELS", Side::Right),
+    ];
+    let row = |backend: &BackendUse| {
+        let status = backend.status.map(|status| format!(" ({status})"));
+        let left = backend.breaker_ms.map(|ms| format!(" ({})", brief(ms)));
+        [
+            backend.name.clone(),
+            backend.state.to_string() + &status.unwrap_or_default(),
+            backend.breaker.to_string() + &left.unwrap_or_default(),
+            backend.in_flight.to_string(),
+            backend.slots.to_string(),
+            backend.waiting.to_string(),
+            backend.listed.map_or_else(unknown, |models| models.to_string()),
+        ]
+    };
+    let more = |backend: &BackendUse| {
+        let loaded = match &backend.loaded[..] {
+            [] => String::new(),
+            models => format!(", in memory: {}", models.join(", ")),
+        };
+        wrapped(&format!("{}{}{loaded}", " ".repeat(INDENT), backend.url), 2 * INDENT)
+    };
+    let table = table(columns, &backends.iter().map(row).collect::<Vec<_>>());
+    let below = std::iter::once(String::new()).chain(backends.iter().map(more));
+    table.split_inclusive('\n').zip(below).fold(String::new(), |text, (line, below)| text + line + &below)
+}
+
+fn queue(queue: &QueueUse) -> String {
+    let oldest = queue.oldest_ms.map(|ms| format!(", the oldest for {}", brief(ms))).unwrap_or_default();
+    let service = queue.mean_service_ms.map(|ms| format!("; one takes {} on average", brief(ms))).unwrap_or_default();
+    format!("{} of at most {} requests wait for a backend{oldest}{service}", queue.length, queue.limit)
 }
 
 fn limits(status: &Status) -> String {
@@ -213,6 +258,15 @@ fn span(seconds: u64) -> String {
     }
 }
 
+/// A length of time that may be short.
+fn brief(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        _ => span(ms / 1_000),
+    }
+}
+
 fn bytes(count: u64) -> String {
     const MIB: u64 = 1 << 20;
     match count / MIB {
@@ -247,6 +301,11 @@ mod tests {
         "beat_ms":120}],"slots":[{"slot":1,"restarts":0,"last_restart":null,"backoff_ms":0}],"deaths":[],
         "listeners":[{"address":"http://127.0.0.1:8000","sockets":1,"queue":0,"backlog":2048},
         {"address":"unix:/run/x","sockets":1,"queue":null,"backlog":null}],
+        "backends":[{"name":"gpu1","url":"http://gpu1:11434","state":"healthy","status":null,"breaker":"closed",
+        "breaker_ms":null,"in_flight":1,"slots":4,"waiting":2,"loaded":["llama3.2:latest","qwen3:8b"],"listed":12},
+        {"name":"gpus","url":"unix:/run/ollama.sock","state":"failing","status":502,"breaker":"open",
+        "breaker_ms":2500,"in_flight":0,"slots":256,"waiting":0,"loaded":[],"listed":null}],
+        "queue":{"length":2,"limit":512,"oldest_ms":700,"mean_service_ms":61000},
         "limiter":[{"window_s":60,"entries":131072,"used":12}],"totals":{"requests":7,"in_flight":1,"streams":1,
         "connections":2,"answers":{"2xx":5,"3xx":0,"4xx":1,"5xx":0},"limited":1,"left":0},"upgrade":null,
         "last_reload":null,"last_upgrade":null}"#;
@@ -260,6 +319,13 @@ worker 1   11    3  ready  1 min         7     1        1      2  3.4 MiB  120 m
 LISTENER               SOCKETS  QUEUE  BACKLOG
 http://127.0.0.1:8000        1      0     2048
 unix:/run/x                  1      -        -
+
+BACKEND  STATE          BREAKER       OPEN  SLOTS  WAITING  MODELS
+gpu1     healthy        closed           1      4        2      12
+    http://gpu1:11434, in memory: llama3.2:latest, qwen3:8b
+gpus     failing (502)  open (2.5 s)     0    256        0       -
+    unix:/run/ollama.sock
+2 of at most 512 requests wait for a backend, the oldest for 700 ms; one takes 1 min on average
 
 LIMIT WINDOW  CLIENTS  ROOM FOR
 1 min              12    131072
@@ -299,6 +365,10 @@ LIMIT WINDOW  CLIENTS  ROOM FOR
         status.upgrade = Some(gate_master::protocol::UpgradeUnderWay { pid: 12, since_s: 1 });
         status.processes[0].place = "p".repeat(200);
         status.listeners[0].address = "a".repeat(200);
+        status.backends[0].name = "n".repeat(64);
+        status.backends[0].url = format!("http://{}", "u".repeat(200));
+        status.backends[0].loaded = (0..16).map(|model| format!("{model}\u{1b}{}", "m".repeat(63))).collect();
+        status.backends[0].breaker_ms = Some(u64::MAX);
         let page = text(&status, "2026-01-02T03:05:05Z".parse().unwrap());
         for part in [
             "pid 12 is taking\n    over since 1 s\n",
@@ -321,6 +391,9 @@ LIMIT WINDOW  CLIENTS  ROOM FOR
     fn times_and_sizes_are_short() {
         for (seconds, expected) in [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")] {
             assert_eq!(span(seconds), expected);
+        }
+        for (ms, expected) in [(0, "0 ms"), (999, "999 ms"), (1_000, "1.0 s"), (59_999, "59.9 s"), (60_000, "1 min")] {
+            assert_eq!(brief(ms), expected);
         }
         assert_eq!((bytes(0), bytes(1 << 30)), ("0.0 MiB".to_owned(), "1.0 GiB".to_owned()));
         assert_eq!(moment("yesterday", Timestamp::UNIX_EPOCH), "yesterday");

@@ -126,7 +126,8 @@ const RELOADED: &str = r#"{"v":1,"ok":true,"generation":3,"changes":[
 {"key":"pid","old":"","new":"/run/x","effect":"needs an upgrade"}],"canary":"1 worker held for 30 s"}"#;
 
 const STATUS: &str = r#"{"ok":true,"version":"0.1.0","pid":10,"uptime_s":61,"generation":3,"state":"paused",
-"workers_wanted":0,"processes":[],"slots":[],"deaths":[],"listeners":[],"limiter":[],"totals":{"requests":7,
+"workers_wanted":0,"processes":[],"slots":[],"deaths":[],"listeners":[],"backends":[],
+"queue":{"length":0,"limit":512,"oldest_ms":null,"mean_service_ms":null},"limiter":[],"totals":{"requests":7,
 "in_flight":1,"streams":1,"connections":2,"answers":{"2xx":5,"3xx":0,"4xx":1,"5xx":0},"limited":1,"left":0},
 "upgrade":null,"last_reload":null,"last_upgrade":null}"#;
 

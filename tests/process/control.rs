@@ -367,6 +367,7 @@ fn names(value: &Value) -> Vec<&str> {
 #[track_caller]
 fn has_every_field(status: &Value) {
     let all = [
+        "backends",
         "deaths",
         "generation",
         "last_reload",
@@ -376,6 +377,7 @@ fn has_every_field(status: &Value) {
         "ok",
         "pid",
         "processes",
+        "queue",
         "slots",
         "state",
         "totals",
@@ -409,6 +411,21 @@ fn has_every_field(status: &Value) {
     assert_eq!(names(&status["processes"][0]), process);
     assert_eq!(names(&status["slots"][0]), ["backoff_ms", "last_restart", "restarts", "slot"]);
     assert_eq!(names(&status["listeners"][0]), ["address", "backlog", "queue", "sockets"]);
+    let backend = [
+        "breaker",
+        "breaker_ms",
+        "in_flight",
+        "listed",
+        "loaded",
+        "name",
+        "slots",
+        "state",
+        "status",
+        "url",
+        "waiting",
+    ];
+    assert_eq!(names(&status["backends"][0]), backend);
+    assert_eq!(names(&status["queue"]), ["length", "limit", "mean_service_ms", "oldest_ms"]);
     assert_eq!(names(&status["limiter"][0]), ["entries", "used", "window_s"]);
 }
 
@@ -457,10 +474,43 @@ fn a_status_has_every_field_and_counts_what_there_is() {
     assert_eq!(used.unwrap()["used"], 1);
     let listener = &status["listeners"][0];
     assert_eq!((&listener["address"], &listener["sockets"]), (&json!(format!("http://{address}")), &json!(1)));
+    let upstream = &status["backends"][0];
+    assert_eq!((&upstream["name"], &upstream["url"]), (&json!("ollama-1"), &json!(backend.url())));
+    assert_eq!((&upstream["breaker"], &upstream["breaker_ms"]), (&json!("closed"), &json!(null)));
+    wait_for("a look at the backend", || (control.status()["backends"][0]["state"] == "healthy").then_some(()));
     assert_eq!((&status["version"], &status["workers_wanted"]), (&json!(env!("CARGO_PKG_VERSION")), &json!(2)));
     has_every_field(&status);
     let page = control.run("status");
     assert!(page.code == 0 && page.out.contains("worker 2"), "{page:?}");
     let line = control.run("status --json");
     has_every_field(&serde_json::from_str(&line.out).unwrap());
+}
+
+#[test]
+fn a_status_tells_the_backends_of_the_configuration_that_serves() {
+    let (first, second, control) = (backend(0), backend(0), Control::new());
+    let tables = |tables: &[(&str, &str, u32)]| {
+        let table = |(name, url, slots): &(&str, &str, u32)| {
+            format!("[[upstream]]\nname = \"{name}\"\nurl = \"{url}\"\nslots = {slots}\n")
+        };
+        format!("{}queue = 7\n{}", control.key(), tables.iter().map(table).collect::<String>())
+    };
+    let told = || {
+        let status = control.status();
+        assert_eq!(status["queue"], json!({"length": 0, "limit": 7, "oldest_ms": null, "mean_service_ms": null}));
+        let backends = status["backends"].as_array().unwrap().clone();
+        backends.iter().map(|one| json!([one["name"], one["url"], one["slots"]])).collect::<Vec<_>>()
+    };
+    let gate = gate(["--limit=none"]).config(&tables(&[("a", &first.url(), 4)])).start();
+    assert_eq!(told(), [json!(["a", first.url(), 4])]);
+    gate.configure(&tables(&[("b", &second.url(), 2), ("a", &first.url(), 9)]));
+    control.run("reload --wait").did("generation 2 serves\n");
+    assert_eq!(told(), [json!(["b", second.url(), 2]), json!(["a", first.url(), 9])]);
+    gate.configure(&tables(&[("b", &second.url(), 2)]));
+    control.run("reload --wait").did("generation 3 serves\n");
+    assert_eq!(told(), [json!(["b", second.url(), 2])]);
+    let page = control.run("status");
+    for part in ["BACKEND  STATE", "\nb ", &second.url(), "0 of at most 7 requests wait for a backend\n"] {
+        assert!(page.out.contains(part), "{part:?} not in:\n{}", page.out);
+    }
 }

@@ -1,6 +1,6 @@
 //! Descriptors: every process holds what it needs, and reloads do not pile any up.
 
-use crate::proc::{descriptors, listening};
+use crate::proc::{descriptors, listening, open_files};
 use crate::scene::{backend, gate_to, is_gone};
 use crate::support::wait_for;
 
@@ -34,4 +34,27 @@ fn reloads_leave_no_descriptors_behind() {
         let [monitor] = gate.children("monitor")[..] else { panic!("one monitor") };
         assert_eq!(listening(monitor), 0);
     }
+}
+
+#[test]
+fn workers_share_their_bells_with_the_master_and_others_have_none() {
+    let backend = backend(0);
+    let gate = gate_to(&backend, ["--workers", "2"]).start();
+    let count = |pid| descriptors(pid).iter().filter(|link| *link == "anon_inode:[eventfd]").count();
+    let [monitor] = gate.children("monitor")[..] else { panic!("one monitor") };
+    // An event loop has one of its own.
+    assert_eq!((count(gate.pid()), count(monitor)), (64, 1));
+    // A worker hears its own bell through a descriptor of its own.
+    assert_eq!(gate.workers().into_iter().map(count).collect::<Vec<_>>(), [66, 66]);
+}
+
+#[test]
+fn as_many_files_may_be_open_as_the_higher_limit_allows() {
+    let backend = backend(0);
+    let low = ["sh", "-c", "ulimit -Sn 200; ulimit -Hn 900; exec \"$@\"", "sh"];
+    let gate = gate_to(&backend, []).launched_by(&low).start();
+    for pid in [gate.workers(), vec![gate.pid()]].concat() {
+        assert_eq!(open_files(pid), ["900", "900"]);
+    }
+    assert_eq!(gate.log().matches("limit of open files").count(), 0);
 }

@@ -63,6 +63,14 @@ pub(crate) fn server_of(port: u16, pids: &[Pid]) -> Option<Pid> {
     pids.iter().copied().find(|pid| tcp(*pid).iter().any(serves))
 }
 
+/// How many files it may have open: by the limit that the kernel keeps to, and by the one up to which it may raise that.
+pub(crate) fn open_files(pid: Pid) -> [String; 2] {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
+    let mut words = line.split_ascii_whitespace().map(ToOwned::to_owned);
+    [(); 2].map(|()| words.next().unwrap_or_default())
+}
+
 /// A line of `/proc/PID/status`, without its name.
 pub(crate) fn status(pid: Pid, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -165,7 +165,8 @@ fn a_worker_that_somebody_tells_to_leave_has_a_successor_at_once() {
 #[test]
 fn a_time_without_descriptors_is_told_at_its_beginning_and_its_end() {
     let backend = backend(0);
-    let few = ["sh", "-c", "ulimit -n 48; exec \"$@\"", "sh"];
+    // Enough to start with: the bells of the workers alone are 64.
+    let few = ["sh", "-c", "ulimit -n 112; exec \"$@\"", "sh"];
     let mut gate = gate_to(&backend, []).launched_by(&few).start();
     let address = gate.address();
     let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();

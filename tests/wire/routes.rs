@@ -164,7 +164,7 @@ fn nothing_of_a_clients_own_headers_goes_on() {
         let framing = ["content-length", "content-type"];
         assert_eq!(names.iter().any(|name| framing.contains(&name.as_str())), request.method == "POST");
         names.retain(|name| !framing.contains(&name.as_str()));
-        assert_eq!(names, ["accept", "accept-encoding", "host", "x-forwarded-for"], "{request:?}");
+        assert_eq!(names, ["accept", "accept-encoding", "host", "x-forwarded-for", "x-request-id"], "{request:?}");
         for (name, due) in [("host", address.as_str()), ("x-forwarded-for", "127.0.0.1")] {
             let value = request.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value);
             assert_eq!(value.map(String::as_str), Some(due));

@@ -1,4 +1,4 @@
-//! What crosses the wire: routes, requests, validation, refusals in each dialect, stream frames, OpenAPI.
+//! What crosses the wire: routes, requests, validation, refusals in each dialect, stream frames, trace ids, OpenAPI.
 //!
 //! It does no I/O and knows no clock, process or socket: bytes in, values out. Both the worker and the monitor
 //! speak through it.
@@ -14,6 +14,7 @@ pub mod ndjson;
 pub mod openapi;
 pub mod rejection;
 pub mod route;
+pub mod trace;
 
 pub use rejection::{Answer, Breakage, Connection, Denial, Dialect, Fault, LimitHeaders, Phase, Rejection, Terms};
 pub use route::{Route, route};

@@ -11,6 +11,7 @@ use crate::rejection::{Denial, Rejection};
 mod duration;
 mod fields;
 mod name;
+mod opening;
 mod options;
 mod scan;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use duration::KeepAlive;
 use fields::{Field, Found, Shape};
 use name::NameFault;
 pub use name::listed_as;
+use options::Loading;
 
 /// Whether the answer comes in pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,15 @@ pub struct NativeCall {
     pub work: Work,
     /// How long the model is to stay loaded; none leaves it to Ollama.
     pub keep_alive: Option<KeepAlive>,
+    /// What is given of that for which Ollama loads a model anew: `name=value` with semicolons between, in the order of
+    /// names; empty if nothing is. Equal texts share a loaded model, whatever the spelling of the body.
+    ///
+    /// A number is cut to an integer, a `num_gpu` below zero counts as not given, and so does null.
+    pub load_options: String,
+    /// The conversation's number, never 0: the same for each of its turns, so that they can go where their beginning
+    /// is still in the model's cache. It comes from the model, and for a chat from the messages up to the first of the
+    /// user, otherwise from the system text and the first 512 bytes of the prompt. It is no secret and no signature.
+    pub conversation: u64,
 }
 
 const TOP_LOGPROBS: std::ops::RangeInclusive<i64> = 0..=20;
@@ -103,13 +114,15 @@ const CHAT: [Field; 13] = [
 /// # Errors
 /// [`Rejection::BadRequest`], [`Rejection::ModelNotFound`] or [`Rejection::Denied`].
 pub fn generate(body: &[u8]) -> Result<NativeCall, Rejection> {
-    let found = read("GenerateRequest", &GENERATE, body)?;
+    let mut found = Found::none(&GENERATE);
+    read("GenerateRequest", body, &mut found)?;
     let model = model(&found, |sent| Rejection::ModelNotFound { model: text::shortened(sent).into_owned() })?;
-    judge(&found)?;
+    let loading = judge(&found)?;
     if found.flag("raw") == Some(true) && ["template", "system", "context"].iter().any(|name| found.is_given(name)) {
         return Err(bad("raw mode does not support template, system, or context"));
     }
-    call(&found, model, found.is_given("prompt"))
+    found.opening.hear_prompt(found.raw("system"), found.raw("prompt"));
+    call(&mut found, model, &loading)
 }
 
 /// Judges a body of `POST /api/chat`.
@@ -117,20 +130,21 @@ pub fn generate(body: &[u8]) -> Result<NativeCall, Rejection> {
 /// # Errors
 /// [`Rejection::BadRequest`] or [`Rejection::Denied`].
 pub fn chat(body: &[u8]) -> Result<NativeCall, Rejection> {
-    let found = read("ChatRequest", &CHAT, body)?;
+    let mut found = Found::none(&CHAT);
+    read("ChatRequest", body, &mut found)?;
     let model = model(&found, |_| bad("model is required"))?;
-    judge(&found)?;
-    call(&found, model, found.is_given("messages"))
+    let loading = judge(&found)?;
+    call(&mut found, model, &loading)
 }
 
-fn read<'a>(go: &'static str, table: &'static [Field], body: &'a [u8]) -> Result<Found<'a>, Rejection> {
+fn read<'a>(go: &'static str, body: &'a [u8], found: &mut Found<'a>) -> Result<(), Rejection> {
     let text = std::str::from_utf8(body)
         .map_err(|error| bad(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
     let value = scan::only_value(text).map_err(|fault| bad(fault.to_string()))?;
-    let found = fields::body(go, table, value).map_err(bad)?;
+    fields::body(go, value, found).map_err(bad)?;
     match found.int("top_logprobs") {
         Some(count) if !TOP_LOGPROBS.contains(&count) => Err(bad("top_logprobs must be between 0 and 20")),
-        _ => Ok(found),
+        _ => Ok(()),
     }
 }
 
@@ -148,7 +162,7 @@ fn model(found: &Found<'_>, missing: impl Fn(&str) -> Rejection) -> Result<Strin
 }
 
 /// What both routes have in common and Ollama looks at only once it has the model.
-fn judge(found: &Found<'_>) -> Result<(), Rejection> {
+fn judge<'a>(found: &Found<'a>) -> Result<Loading<'a>, Rejection> {
     if found.flag("_debug_render_only") == Some(true) {
         return Err(Rejection::Denied { what: Denial::DebugRender });
     }
@@ -160,15 +174,17 @@ fn judge(found: &Found<'_>) -> Result<(), Rejection> {
     options::judge(found.raw("options").unwrap_or("null")).map_err(bad)
 }
 
-fn call(found: &Found<'_>, model: String, has_input: bool) -> Result<NativeCall, Rejection> {
+fn call(found: &mut Found<'_>, model: String, loading: &Loading<'_>) -> Result<NativeCall, Rejection> {
     let keep_alive = found.raw("keep_alive").map(duration::keep_alive).transpose().map_err(bad)?.flatten();
     let work = match keep_alive {
-        _ if has_input => Work::Infer,
+        _ if found.is_given("prompt") || found.is_given("messages") => Work::Infer,
         Some(KeepAlive::For(span)) if span.is_zero() => Work::Unload,
         _ => Work::Load,
     };
     let stream = if found.flag("stream") == Some(false) { Stream::No } else { Stream::Yes };
-    Ok(NativeCall { model, stream, work, keep_alive })
+    let load_options = loading.canonical(found.flag("shift"));
+    let conversation = found.opening.conversation(&model);
+    Ok(NativeCall { model, stream, work, keep_alive, load_options, conversation })
 }
 
 fn bad(text: impl Into<String>) -> Rejection {

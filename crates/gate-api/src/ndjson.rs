@@ -1,11 +1,12 @@
 //! Streams of JSON lines on their way through: whole lines only, unchanged.
 //!
 //! [`Lines`] takes a backend's chunks and gives back the whole lines in them, without a copy where a chunk ends with its
-//! line. It does not read the lines, apart from a look at the last one when the stream ends.
+//! line. It does not read the lines, apart from a look at the last one when the stream ends: there stand [`Stats`].
 //!
 //! Invariant: what was given back, joined, is what came in up to a line's end, however it was cut into chunks.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memrchr;
@@ -44,7 +45,10 @@ impl std::error::Error for LineTooLong {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The last line says `"done":true`.
-    Complete,
+    Complete {
+        /// What else it says.
+        stats: Stats,
+    },
     /// The last line is an error, so the client was told.
     ErrorTold,
     /// The stream just stopped.
@@ -52,6 +56,31 @@ pub enum End {
         /// Bytes of an unfinished line, which were dropped.
         fragment: usize,
     },
+}
+
+/// What a backend says of its work when it is done. It leaves out what is zero or unknown, so what is missing here is not
+/// known to be zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// How long loading the model took; next to nothing where it was loaded.
+    pub load: Option<Duration>,
+    /// Tokens of the prompt that were evaluated.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens that were generated.
+    pub tokens: Option<u64>,
+    /// How long generating them took.
+    pub eval: Option<Duration>,
+}
+
+impl Stats {
+    /// Reads the last line of a stream, or a whole answer; none if it does not say `"done":true`, or tells of an error.
+    /// A number that is no whole one, or does not fit, counts as missing.
+    pub fn read(last_line: &[u8]) -> Option<Self> {
+        match Tail::read(last_line) {
+            Tail { error: None, done: Some(done), stats } if done.get() == "true" => Some(stats),
+            _ => None,
+        }
+    }
 }
 
 impl Lines {
@@ -78,11 +107,10 @@ impl Lines {
 
     /// How the stream ended, now that nothing more comes.
     pub fn finish(self) -> End {
-        let cut = End::Cut { fragment: self.unfinished.len() };
-        match serde_json::from_slice::<Tail<'_>>(&self.last) {
-            Ok(Tail { error: Some(_), .. }) => End::ErrorTold,
-            Ok(Tail { done: Some(done), .. }) if done.get() == "true" => End::Complete,
-            _ => cut,
+        match Tail::read(&self.last) {
+            Tail { error: Some(_), .. } => End::ErrorTold,
+            Tail { done: Some(done), stats, .. } if done.get() == "true" => End::Complete { stats },
+            _ => End::Cut { fragment: self.unfinished.len() },
         }
     }
 
@@ -115,13 +143,63 @@ impl Lines {
     }
 }
 
-/// The two keys that say how a stream ended.
-#[derive(Deserialize)]
+/// What a last line is looked at for.
+#[derive(Default)]
 struct Tail<'a> {
+    done: Option<&'a RawValue>,
+    error: Option<&'a RawValue>,
+    stats: Stats,
+}
+
+/// The keys of a last line, as they are borrowed from it.
+#[derive(Deserialize)]
+struct Keys<'a> {
     #[serde(borrow)]
     done: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    load_duration: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_eval_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    eval_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    eval_duration: Option<&'a RawValue>,
+}
+
+/// The keys that say how a stream ended.
+#[derive(Deserialize)]
+struct EndKeys<'a> {
+    #[serde(borrow)]
+    done: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+impl<'a> Tail<'a> {
+    /// What `line` says; nothing if it is no object of JSON.
+    fn read(line: &'a [u8]) -> Self {
+        // An array's items would be taken for the keys in their order.
+        if line.trim_ascii_start().first() != Some(&b'{') {
+            return Self::default();
+        }
+        if let Ok(keys) = serde_json::from_slice::<Keys<'a>>(line) {
+            let whole = |value: Option<&RawValue>| value?.get().parse::<u64>().ok();
+            let stats = Stats {
+                load: whole(keys.load_duration).map(Duration::from_nanos),
+                prompt_tokens: whole(keys.prompt_eval_count),
+                tokens: whole(keys.eval_count),
+                eval: whole(keys.eval_duration).map(Duration::from_nanos),
+            };
+            return Self { done: keys.done, error: keys.error, stats };
+        }
+        // A count given twice says nothing, yet the stream ended as well as it did.
+        match serde_json::from_slice::<EndKeys<'a>>(line) {
+            Ok(EndKeys { done, error }) => Self { done, error, stats: Stats::default() },
+            Err(_) => Self::default(),
+        }
+    }
 }
 
 /// The line that tells a client of a failure in the middle of its stream: `{"error":"text"}`.

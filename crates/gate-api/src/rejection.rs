@@ -61,10 +61,14 @@ pub enum LimitHeaders {
 pub enum Phase {
     /// Opening the connection.
     Connect,
-    /// From the request to the first byte of the answer.
+    /// From the request to the model being loaded.
+    Load,
+    /// From the model being loaded to the first byte of the answer.
     FirstByte,
     /// Between two chunks of the answer.
     BetweenChunks,
+    /// The request as a whole, with its waiting.
+    Whole,
 }
 
 /// What was wrong with a backend's answer.
@@ -173,6 +177,25 @@ pub enum Rejection {
     /// The flood guard stopped the client before its request was read. Fault: client.
     Flooded {
         /// When one more will pass.
+        retry: Duration,
+    },
+    /// As many requests wait as may, over all processes. Fault: gate.
+    QueueFull {
+        /// When there will be room, as far as one can tell; told as 1 to 120 seconds.
+        retry: Duration,
+    },
+    /// As many requests of this client wait as may. Fault: client.
+    ClientQueueFull {
+        /// Requests of one client that may wait.
+        limit: u64,
+        /// When there will be room, as far as one can tell; told as 1 to 120 seconds.
+        retry: Duration,
+    },
+    /// The request's turn did not come in time. Fault: gate.
+    QueueTimeout {
+        /// How long it waited.
+        after: Duration,
+        /// When to try again; told as 1 to 120 seconds.
         retry: Duration,
     },
     /// No model was named, and no backend lists one. Fault: gate.

@@ -21,6 +21,8 @@ pub struct Key {
     pub default: &'static str,
     /// The help.
     pub doc: &'static str,
+    /// Lines of the file that show another way to write it; mostly none.
+    pub example: &'static str,
     /// The heading it stands under.
     pub section: &'static str,
     /// What it takes to change it in a running gate.
@@ -45,6 +47,16 @@ pub enum Repeats {
     Once,
     /// As a list: a flag several times, an array in the file, or commas anywhere.
     Many,
+    /// As a list of which each item has fields: as [`Repeats::Many`], but items that hold commas end with `;` or a line
+    /// break, and in the file also as tables, `[[key]]`.
+    Tables,
+}
+
+impl Repeats {
+    /// What stands between two items in one text.
+    pub(crate) fn separator(self) -> char {
+        if self == Self::Tables { ';' } else { ',' }
+    }
 }
 
 impl Key {
@@ -55,6 +67,7 @@ impl Key {
             metavar: Some(metavar),
             default,
             doc,
+            example: "",
             section: "",
             change: Change::Reload,
             repeats: Repeats::Once,
@@ -75,6 +88,10 @@ impl Key {
 
     const fn many(self) -> Self {
         Self { repeats: Repeats::Many, ..self }
+    }
+
+    const fn tables(self, example: &'static str) -> Self {
+        Self { repeats: Repeats::Tables, example, ..self }
     }
 
     const fn under(self, section: &'static str) -> Self {
@@ -102,8 +119,27 @@ const LISTENERS: &str = "Listeners";
 const TIMEOUTS: &str = "Timeouts";
 const SIZES: &str = "Sizes";
 const CLIENTS: &str = "Clients and limits";
-const BACKEND: &str = "Backend";
+const QUEUE: &str = "Queue";
+const BACKENDS: &str = "Backends";
 const LOGS: &str = "Logs";
+
+const UPSTREAM_TABLES: &str = "\
+# Where URLs are not enough: a table for each backend, at the end of the file, because what follows a
+# table belongs to it. Only url or dns must be there.
+#
+#     [[upstream]]
+#     url = \"http://10.0.0.11:11434\"      # or \"unix:/run/ollama.sock\"
+#     name = \"gpu1\"                       # in logs; else ollama-1, ollama-2 by its place
+#     slots = 4                           # requests given to it at once; else the key slots
+#     weight = 2                          # its share beside the others', per slot: 1 to 100, else 1
+#     models = [\"llama3.2\", \"qwen3:8b\"]   # what it may be asked for; else all that it has
+#
+#     [[upstream]]
+#     dns = \"ollama.internal:11434\"       # or SRV records: \"_ollama._tcp.internal\"
+#
+# The same as one text, for flags and the environment:
+#
+#     http://10.0.0.11:11434 name=gpu1 slots=4 weight=2 models=llama3.2,qwen3:8b; dns=ollama.internal:11434";
 
 /// Every key, section by section.
 pub static KEYS: &[Key] = &[
@@ -144,9 +180,11 @@ pub static KEYS: &[Key] = &[
     Key::new("head_timeout", "TIME", "10s", "How long a client may take to send a request's head.").under(TIMEOUTS),
     Key::new("body_timeout", "TIME", "30s", "How long a client may pause while it sends a request's body.").under(TIMEOUTS),
     Key::new("write_timeout", "TIME", "60s", "How long a client may leave an answer unread before it is cut off.").under(TIMEOUTS),
-    Key::new("connect_timeout", "TIME", "5s", "How long connecting to the backend may take.").under(TIMEOUTS),
-    Key::new("first_byte_timeout", "TIME", "600s", "How long the backend may take to begin its answer: loading a large model takes minutes.").under(TIMEOUTS),
-    Key::new("chunk_timeout", "TIME", "120s", "How long the backend may pause inside an answer.").under(TIMEOUTS),
+    Key::new("connect_timeout", "TIME", "5s", "How long connecting to a backend may take.").under(TIMEOUTS),
+    Key::new("load_timeout", "TIME", "600s", "How long a backend may take to load a model before it begins to answer: a large one takes minutes.").under(TIMEOUTS),
+    Key::new("first_byte_timeout", "TIME", "600s", "How long a backend may take from the model being loaded to the first token. An answer that is not streamed begins when it is complete.").under(TIMEOUTS),
+    Key::new("chunk_timeout", "TIME", "120s", "How long a backend may pause between tokens.").under(TIMEOUTS),
+    Key::new("request_timeout", "TIME", "0", "How long a request may take as a whole, waiting in the queue included; 0 sets no bound. Never shorter than connect_timeout.").under(TIMEOUTS),
     Key::new("max_body", "SIZE", "8MiB", "The largest request body; more is answered 413.").under(SIZES),
     Key::new("max_head", "SIZE", "64KiB", "The largest request head; more is answered 431.").under(SIZES),
     Key::new("max_fields", "N", "100", "How many header fields a request may have; more are answered 431.").under(SIZES),
@@ -163,9 +201,24 @@ pub static KEYS: &[Key] = &[
     Key::switch("limit_headers", "Tell clients where they stand in X-RateLimit-* headers.").under(CLIENTS),
     Key::new("limit_entries", "N", "131072", "How many clients can be counted at once for each window length in use; a power of two, 8 bytes of memory each.").start().under(CLIENTS),
     Key::new("flood", "RATE", "none", "How often one client may send requests at all, valid or not: one rate, counted by gcra before the body is read, or `none`.").under(CLIENTS),
-    Key::new("upstream", "URL", "http://127.0.0.1:11434", "The Ollama server: http://HOST:PORT with an optional path in front of its routes. Without a scheme the port is 11434 unless given. Where it is not set, OLLAMA_HOST is read.").under(BACKEND),
-    Key::new("model", "NAME", "", "The model that answers the routes under /ollama_generate/, which do not name one; empty leaves it unset.").under(BACKEND),
-    Key::switch("demo", "Start a simulated Ollama beside the gate and use it as the backend.").start().under(BACKEND),
+    Key::new("queue", "N", "512", "How many requests may wait for a backend in all, over all workers; more are answered 503. 0 lets none wait.").under(QUEUE),
+    Key::new("queue_per_client", "N", "64", "How many requests of one client may wait; more are answered 429. Never above queue.").under(QUEUE),
+    Key::new("queue_timeout", "TIME", "60s", "How long a request may wait; then it is answered 503.").under(QUEUE),
+    Key::new("queue_weight", "CLIENTS=N", "", "Clients that get more than one share of the backends while others wait: `10.1.0.0/16=4`, with an address or a CIDR block and 1 to 100 shares. The narrowest block counts.")
+        .many()
+        .under(QUEUE),
+    Key::new("swap_patience", "TIME", "30s", "How long a request that needs another model loaded in a loaded one's place may be passed by requests for loaded models.").under(QUEUE),
+    Key::new("upstream", "URL", "http://127.0.0.1:11434", "The Ollama servers, or gates in front of them: http://HOST:PORT with an optional path, unix:PATH, or dns=NAME:PORT for all addresses of a name. Without a scheme the port is 11434 unless given. Several stand apart by commas; fields may follow each (name=gpu1 slots=4 weight=2 models=a,b), and after models= a `;` or a line break ends the backend. Where it is not set, OLLAMA_HOST is read, as one URL.")
+        .tables(UPSTREAM_TABLES)
+        .under(BACKENDS),
+    Key::new("slots", "N", "256", "How many requests a backend is given at once where its own slots field does not say. Write the value of its OLLAMA_NUM_PARALLEL: what it cannot work on waits here, where clients get fair shares, and not there.").under(BACKENDS),
+    Key::new("retry", "WHEN", "unsent", "Whether a request that failed at one backend goes to another: `never`; `unsent`, if it surely did not run; `unanswered`, also if the backend failed before it began to answer, though it may run twice then.").under(BACKENDS),
+    Key::new("breaker_failures", "N", "5", "After how many failures in a row a backend is left alone; 0 never.").under(BACKENDS),
+    Key::new("breaker_time", "TIME", "10s", "For how long it is left alone; doubles with each further failure, up to eight times this.").under(BACKENDS),
+    Key::new("resolver", "ADDRESS", "", "The DNS servers that are asked for dns names; empty asks those of /etc/resolv.conf.").many().under(BACKENDS),
+    Key::new("dns_refresh", "TIME", "10s", "The longest time between two look-ups of a name. A shorter TTL is followed, but never below 1s, or below this where this is less.").under(BACKENDS),
+    Key::new("model", "NAME", "", "The model that answers the routes under /ollama_generate/, which do not name one; empty leaves it unset.").under(BACKENDS),
+    Key::switch("demo", "Start a simulated Ollama beside the gate and use it as the only backend.").start().under(BACKENDS),
     Key::new("access_log", "FILE", "off", "Where one line for each request goes: a file, `-` for standard output, or `off`.").under(LOGS),
     Key::new("access_log_format", "FORMAT", "json", "How these lines are written: `json` or `combined`.").under(LOGS),
     Key::new("log_level", "LEVEL", "info", "The least serious messages that are logged: `error`, `warn`, `info` or `debug`.").under(LOGS),

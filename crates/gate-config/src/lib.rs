@@ -30,8 +30,9 @@ pub use render::reference_file;
 pub use settings::{LISTEN_FDS, OLLAMA_HOST, Settings, Source, Typed};
 pub use value::{
     address::{Bind, Handle},
-    choice::{AccessLogFormat, LogLevel, Named, Strategy},
+    choice::{AccessLogFormat, LogLevel, Named, Retry, Strategy},
     proxies::TrustedProxies,
+    target::{Host, Target},
     text::AccessLog,
-    upstream::{Host, Upstream},
+    upstream::{UPSTREAMS_MAX, Upstream},
 };

@@ -3,24 +3,28 @@
 //! A plan says nothing about where its values came from and does nothing with them. The invariants: a plan cannot be
 //! changed once made, its values lie inside their bounds, and there is one field for each row of [`KEYS`].
 
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::complaint::{Complaint, Complaints};
 use crate::keys::{Change, KEYS};
 use crate::rate::Rate;
 use crate::settings::{Settings, Source};
-use crate::value::Remedy;
-use crate::value::address::{Bind, binds, binds_text};
-use crate::value::choice::{AccessLogFormat, LogLevel, Strategy, choice, choice_text};
+use crate::value::address::{Bind, binds, binds_text, resolvers, resolvers_text};
+use crate::value::choice::{AccessLogFormat, LogLevel, Retry, Strategy, choice, choice_text};
 use crate::value::number::{
     self, plain, size, size_text, switch, time, time_or_off, time_or_off_text, time_text, whole,
 };
 use crate::value::proxies::{TrustedProxies, proxies, proxies_text};
+use crate::value::queue::{weight_of, weights, weights_text};
 use crate::value::rates::{self, flood, flood_text, limits, limits_text};
 use crate::value::text::{AccessLog, access_log, access_log_text, account, model, name_text, path, path_text};
-use crate::value::upstream::{Upstream, upstream};
+use crate::value::upstream::{Upstream, difference, upstreams, upstreams_text};
+use crate::value::{Fault, Faults, Remedy};
 
 /// Each window length in use has its own region of the shared table.
 pub const WINDOWS_MAX: usize = 16;
@@ -43,8 +47,9 @@ pub struct StartOnly {
 }
 
 /// Declares the fields of a plan, each with its reader and its shower, so that a field without both does not compile.
+/// Showers see all values under the name that stands first: what goes without saying may depend on another key.
 macro_rules! values {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $read:expr, $show:expr;)*) => {
+    ($all:ident: $($(#[$doc:meta])* $name:ident: $type:ty = $read:expr, $show:expr;)*) => {
         /// The values of a [`Plan`].
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[non_exhaustive]
@@ -60,6 +65,7 @@ macro_rules! values {
 
             /// Keys and their values as text, in the order of [`KEYS`].
             fn texts(&self) -> Vec<(&'static str, String)> {
+                let $all = self;
                 vec![$((stringify!($name), text_of(&self.$name, $show)),)*]
             }
 
@@ -74,6 +80,7 @@ macro_rules! values {
 }
 
 values! {
+    all:
     /// How many worker processes serve requests.
     workers: u16 = number::workers, plain;
     /// How many workers may be started ahead of those they replace at the same time.
@@ -122,12 +129,16 @@ values! {
     body_timeout: Duration = time, |time| time_text(*time);
     /// How long a client may leave an answer unread.
     write_timeout: Duration = time, |time| time_text(*time);
-    /// How long connecting to the backend may take.
+    /// How long connecting to a backend may take.
     connect_timeout: Duration = time, |time| time_text(*time);
-    /// How long the backend may take to begin its answer.
+    /// How long a backend may take to load a model.
+    load_timeout: Duration = time, |time| time_text(*time);
+    /// How long a backend may take from the model being loaded to the first byte of its answer.
     first_byte_timeout: Duration = time, |time| time_text(*time);
-    /// How long the backend may pause inside an answer.
+    /// How long a backend may pause inside an answer.
     chunk_timeout: Duration = time, |time| time_text(*time);
+    /// How long a request may take as a whole; never less than `connect_timeout`.
+    request_timeout: Option<Duration> = time_or_off, |time| time_or_off_text(*time);
     /// The largest request body, in bytes.
     max_body: usize = |text| size(text, number::BODY_MIN..=number::BODY_MAX), |bytes| size_text(*bytes);
     /// The largest request head, in bytes.
@@ -152,8 +163,30 @@ values! {
     limit_entries: usize = number::entries, plain;
     /// How often one client may send requests at all.
     flood: Option<Rate> = flood, |rate| flood_text(*rate);
-    /// The backend.
-    upstream: Upstream = upstream, plain;
+    /// How many requests may wait in all; 0 refuses at once.
+    queue: usize = |text| whole(text, 0..=number::QUEUE_MAX), plain;
+    /// How many requests of one client may wait; at least 1, never above a `queue` that lets any wait.
+    queue_per_client: usize = |text| whole(text, 1..=number::QUEUE_MAX), plain;
+    /// How long a request may wait.
+    queue_timeout: Duration = time, |time| time_text(*time);
+    /// Clients that get more than one share; [`Plan::weight_of`] looks one up.
+    queue_weight: Vec<(IpNet, u32)> = weights, |weights| weights_text(weights);
+    /// How long a request that needs another model loaded may be passed by others.
+    swap_patience: Duration = time, |time| time_text(*time);
+    /// The backends; never empty, no URL and no name twice.
+    upstream: Vec<Upstream> = upstreams, |list| upstreams_text(list, all.slots);
+    /// How many requests a backend is given at once that has no number of its own.
+    slots: u16 = |text| whole(text, 1..=number::SLOTS_MAX), plain;
+    /// Whether a request goes to another backend.
+    retry: Retry = choice, |word| choice_text(*word);
+    /// After how many failures in a row a backend is left alone; 0 is never.
+    breaker_failures: u32 = |text| whole(text, 0..=number::FAILURES_MAX), plain;
+    /// For how long.
+    breaker_time: Duration = number::pause, |time| time_text(*time);
+    /// The DNS servers to ask; empty asks those of this machine.
+    resolver: Vec<SocketAddr> = resolvers, |list| resolvers_text(list);
+    /// The longest time between two look-ups of a name.
+    dns_refresh: Duration = number::pause, |time| time_text(*time);
     /// The model that answers the routes under `/ollama_generate/`.
     model: Option<String> = model, |name| name_text(name.as_deref());
     /// Whether a simulated Ollama is started and used as the backend.
@@ -181,6 +214,10 @@ impl Plan {
                 values.max_path = values.max_path.min(values.max_head);
                 // A stream is a request too.
                 values.stream_timeout = values.stream_timeout.max(values.graceful_timeout);
+                // A client cannot have more places than there are. Without any the number means nothing, and stays one
+                // that can be written.
+                values.queue_per_client = values.queue_per_client.min(values.queue).max(1);
+                values.upstream.iter_mut().for_each(|upstream| upstream.default_slots(values.slots));
                 Ok(Self { values })
             }
             _ => Err(Complaints(complaints)),
@@ -193,10 +230,23 @@ impl Plan {
         windows(self.limit_strategy, self.limit.iter().chain(&self.api_limit))
     }
 
-    /// What differs from the old plan: key, old value, new value.
+    /// How many shares of the queue this client gets; 1 unless `queue_weight` says otherwise.
+    pub fn weight_of(&self, client: IpAddr) -> u32 {
+        weight_of(&self.queue_weight, client)
+    }
+
+    /// What differs from the old plan: key, old value, new value. Of backends those are told that differ, in full.
     pub fn changes(&self, old: &Self) -> Vec<(&'static str, String, String)> {
         let pairs = old.values.texts().into_iter().zip(self.values.texts());
-        pairs.filter(|((_, old), (_, new))| old != new).map(|((key, old), (_, new))| (key, old, new)).collect()
+        let told = pairs.filter_map(|((key, was), (_, is))| match key {
+            "upstream" if self.upstream == old.upstream => None,
+            "upstream" => {
+                let (was, is) = difference(&old.upstream, &self.upstream);
+                Some((key, was, is))
+            }
+            _ => (was != is).then_some((key, was, is)),
+        });
+        told.collect()
     }
 
     /// What differs from the old plan although only a start can change it.
@@ -239,17 +289,32 @@ fn is_start_only(name: &str) -> bool {
     KEYS.iter().any(|key| key.name == name && key.change == Change::Start)
 }
 
-fn read_one<T>(
+fn read_one<T, E: Into<Faults>>(
     settings: &Settings,
     key: &'static str,
-    read: impl Fn(&str) -> Result<T, Remedy>,
+    read: impl Fn(&str) -> Result<T, E>,
     complaints: &mut Vec<Complaint>,
 ) -> Option<T> {
     match read(settings.typed(key).map_or("", |typed| &typed.text)) {
         Ok(value) => Some(value),
-        Err(remedy) => {
-            complaints.push(complaint(settings, key, remedy));
+        Err(faults) => {
+            let Faults(faults) = faults.into();
+            complaints.extend(faults.into_iter().map(|fault| located(settings, key, fault)));
             None
+        }
+    }
+}
+
+/// A fault as a complaint about the item and the field that has it, and the line where that stands.
+fn located(settings: &Settings, key: &str, fault: Fault) -> Complaint {
+    let Fault { place, value, remedy } = fault;
+    let whole = complaint(settings, key, remedy);
+    match place.zip(settings.typed(key)) {
+        // A single URL is the whole value.
+        None => whole,
+        Some((_, typed)) if typed.spots.is_empty() && whole.value.trim() == value => whole,
+        Some(((item, field), typed)) => {
+            Complaint { key: typed.name_of(key, item, &field), value, source: typed.source_of(item, &field), ..whole }
         }
     }
 }
@@ -263,6 +328,12 @@ fn text_of<T>(value: &T, show: impl Fn(&T) -> String) -> String {
 /// and must not hide what is found here; a bad value among these has its complaint already.
 fn check_together(settings: &Settings, complaints: &mut Vec<Complaint>) {
     let text = |key| settings.typed(key).map_or("", |typed| &typed.text);
+    if let (Ok(Some(whole)), Ok(connect)) = (time_or_off(text("request_timeout")), time(text("connect_timeout")))
+        && whole < connect
+    {
+        let remedy = format!("write at least connect_timeout, {}, or 0", time_text(connect));
+        complaints.push(complaint(settings, "request_timeout", remedy));
+    }
     let Ok(strategy) = choice(text("limit_strategy")) else { return };
     let lists = [("limit", limits(text("limit"))), ("api_limit", limits(text("api_limit")))];
     let lists = lists.map(|(key, list)| (key, list.unwrap_or_default()));

@@ -16,6 +16,7 @@ const REFERENCE_HEAD: &str = "\
 # A value is taken from the command line, else from the environment, else from this file, else it is the default.
 # Times are whole seconds or carry a unit: \"500ms\", \"30s\", \"2m\", \"1h\". Sizes are bytes or carry a unit: \"64KiB\", \"8MiB\".
 # Lists may be written as an array or as one string with commas.
+# The only tables are those of upstream; every other key stands above them.
 # \"reload\" keys change on SIGHUP; \"start\" keys keep their value until the gate is started again.
 ";
 
@@ -50,7 +51,9 @@ pub fn reference_file() -> String {
         }
         lines.extend(wrapped(key.doc).iter().map(|line| format!("# {line}")));
         lines.push(format!("# {}", spellings(key)));
-        lines.extend([format!("#{} = {}", key.name, literal(key, key.default)), String::new()]);
+        lines.push(format!("#{} = {}", key.name, literal(key, key.default)));
+        lines.extend(Some(key.example).filter(|example| !example.is_empty()).map(ToOwned::to_owned));
+        lines.push(String::new());
     }
     // The last key's empty line becomes the end of the file.
     lines.join("\n")
@@ -62,7 +65,7 @@ fn spellings(key: &Key) -> String {
     let short = key.short.map(|letter| format!("-{letter}{metavar}, ")).unwrap_or_default();
     let often = match key.repeats {
         Repeats::Once => "",
-        Repeats::Many => ", repeatable",
+        Repeats::Many | Repeats::Tables => ", repeatable",
     };
     let change = match key.change {
         Change::Reload => "reload",
@@ -86,8 +89,13 @@ fn literal(key: &Key, value: &str) -> String {
     match key.repeats {
         Repeats::Once => scalar(value),
         Repeats::Many if value == "none" => scalar(value),
-        Repeats::Many => format!("[{}]", items(value).map(scalar).collect::<Vec<_>>().join(", ")),
+        Repeats::Many => array(items(value)),
+        Repeats::Tables => array(value.split(key.repeats.separator())),
     }
+}
+
+fn array<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    format!("[{}]", items.map(scalar).collect::<Vec<_>>().join(", "))
 }
 
 fn scalar(value: &str) -> String {

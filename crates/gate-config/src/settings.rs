@@ -6,9 +6,11 @@
 use std::fmt;
 
 use crate::complaint::{Complaint, Complaints, nearest, shortened};
-use crate::file;
+use crate::file::{self, Entry, Table, Value};
 use crate::keys::{ENV_PREFIX, KEYS, Key, Repeats, row};
 use crate::plan::Plan;
+use crate::value::upstream::{FIELDS, unknown_field};
+use crate::value::words::{URL, worded};
 
 /// The variable with which Ollama's own clients name their server: the default of `upstream` where it is set.
 pub const OLLAMA_HOST: &str = "OLLAMA_HOST";
@@ -19,6 +21,9 @@ pub const LISTEN_FDS: &str = "LISTEN_FDS";
 
 /// Flags that are orders to the program and therefore neither keys of the file nor environment variables.
 const ACTIONS: [&str; 3] = ["config", "check_config", "print_config"];
+
+/// What tables may be called.
+const TABLES: [&str; 1] = ["upstream"];
 
 /// Names from Gunicorn that mean one of our keys but are too far from it to be guessed by spelling.
 const GUNICORN_NAMES: [(&str, &str); 7] = [
@@ -52,10 +57,47 @@ pub enum Source {
 /// One value as it was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Typed {
-    /// The text; what was given several times is joined by commas.
+    /// The text; what was given several times is joined by commas, or by `;` where items may hold commas.
     pub text: String,
     /// Where it came from.
     pub source: Source,
+    /// Where the items stand that were tables of the file; empty where they were not.
+    pub(crate) spots: Vec<Spot>,
+}
+
+/// Where one table of the file stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spot {
+    line: usize,
+    /// The fields and their lines.
+    fields: Vec<(String, usize)>,
+}
+
+impl Typed {
+    fn new(text: String, source: Source) -> Self {
+        Self { text, source, spots: Vec::new() }
+    }
+
+    /// What complaints call a field of an item: `upstream[2].slots`.
+    pub(crate) fn name_of(&self, key: &str, item: usize, field: &str) -> String {
+        // Where there are no tables the URL has no name.
+        if field.is_empty() || field == URL && self.spots.is_empty() {
+            format!("{key}[{item}]")
+        } else {
+            format!("{key}[{item}].{field}")
+        }
+    }
+
+    /// Where that field, or else the item, was typed.
+    pub(crate) fn source_of(&self, item: usize, field: &str) -> Source {
+        match (&self.source, item.checked_sub(1).and_then(|row| self.spots.get(row))) {
+            (Source::File { path, .. }, Some(spot)) => {
+                let line = spot.fields.iter().find(|(name, _)| name == field).map_or(spot.line, |(_, line)| *line);
+                Source::File { path: path.clone(), line: Some(line) }
+            }
+            (source, _) => source.clone(),
+        }
+    }
 }
 
 /// What was typed for every key.
@@ -119,7 +161,8 @@ impl Settings {
         // Ollama strips blanks and quotes, and takes an empty variable for one that is not set.
         let text = value.map(|value| value.trim().trim_matches(['"', '\'']).trim()).unwrap_or_default();
         if let Some(row) = row("upstream").filter(|_| !text.is_empty()) {
-            self.typed[row] = Typed { text: text.to_owned(), source: Source::Env(OLLAMA_HOST.to_owned()) };
+            // One URL, whatever it holds: separators and fields are words of ours.
+            self.typed[row] = Typed::new(worded(URL, text), Source::Env(OLLAMA_HOST.to_owned()));
         }
     }
 
@@ -127,31 +170,30 @@ impl Settings {
         // A plain number is the variable as systemd sets it: nobody has taken the sockets over.
         let text = value.filter(|text| text.starts_with("fd://"));
         if let Some((row, text)) = row("bind").zip(text) {
-            self.typed[row] = Typed { text: text.to_owned(), source: Source::Env(LISTEN_FDS.to_owned()) };
+            self.typed[row] = Typed::new(text.to_owned(), Source::Env(LISTEN_FDS.to_owned()));
         }
     }
 
     fn put_file(&mut self, path: &str, text: &str, complaints: &mut Vec<Complaint>) {
-        let entries = file::read(path, text, complaints);
-        for entry in entries {
-            let source = Source::File { path: path.to_owned(), line: Some(entry.line) };
-            match row(&entry.key) {
-                None if entry.is_table() => complaints.push(Complaint {
-                    key: entry.key,
-                    value: String::new(),
-                    source,
-                    remedy: file::NO_TABLES.to_owned(),
-                }),
-                None => complaints.push(unknown(&entry.key, entry.text.unwrap_or_default(), source)),
-                Some(row) => match entry.text_for(&KEYS[row]) {
-                    Ok(text) => self.typed[row] = Typed { text, source },
-                    Err(remedy) => complaints.push(Complaint {
-                        key: entry.key.clone(),
-                        value: entry.text.unwrap_or_default(),
-                        source,
-                        remedy: remedy.to_owned(),
-                    }),
-                },
+        for Entry { key, value, line } in file::read(path, text, complaints) {
+            let source = Source::File { path: path.to_owned(), line: Some(line) };
+            let refused = match (row(&key), value) {
+                (None, Value::Tables(_)) if nearest(&key, TABLES.into_iter()).is_none() => Err(file::NO_TABLES),
+                (None, Value::Table) => Err(file::NO_TABLES),
+                (None, value) => {
+                    complaints.push(unknown(&key, value.text(','), source));
+                    continue;
+                }
+                (Some(row), Value::Tables(tables)) if KEYS[row].repeats == Repeats::Tables => {
+                    self.typed[row] = from_tables(&key, &tables, &source, complaints);
+                    continue;
+                }
+                (Some(row), value) => {
+                    value.text_for(&KEYS[row]).map(|text| self.typed[row] = Typed::new(text, source.clone()))
+                }
+            };
+            if let Err(remedy) = refused {
+                complaints.push(Complaint { key, value: String::new(), source, remedy: remedy.to_owned() });
             }
         }
     }
@@ -159,7 +201,7 @@ impl Settings {
     fn put_env(&mut self, env: Vec<(String, String)>, complaints: &mut Vec<Complaint>) {
         for (name, text) in env {
             match KEYS.iter().position(|key| key.env() == name) {
-                Some(row) => self.typed[row] = Typed { text, source: Source::Env(name) },
+                Some(row) => self.typed[row] = Typed::new(text, Source::Env(name)),
                 None => complaints.push(unknown_env(name, text)),
             }
         }
@@ -172,10 +214,10 @@ impl Settings {
                 continue;
             };
             let typed = &mut self.typed[row];
-            if KEYS[row].repeats == Repeats::Many && typed.source == Source::Flag {
-                typed.text = format!("{},{text}", typed.text);
+            if KEYS[row].repeats != Repeats::Once && typed.source == Source::Flag {
+                typed.text = format!("{}{}{text}", typed.text, KEYS[row].repeats.separator());
             } else {
-                *typed = Typed { text, source: Source::Flag };
+                *typed = Typed::new(text, Source::Flag);
             }
         }
     }
@@ -184,7 +226,7 @@ impl Settings {
 /// Nothing typed: the defaults of the table.
 impl Default for Settings {
     fn default() -> Self {
-        let typed = KEYS.iter().map(|key| Typed { text: key.default.to_owned(), source: Source::Default });
+        let typed = KEYS.iter().map(|key| Typed::new(key.default.to_owned(), Source::Default));
         Self { typed: typed.collect() }
     }
 }
@@ -221,6 +263,51 @@ fn sorted(env: impl IntoIterator<Item = (String, String)>) -> Sorted {
     }
     sorted.ours.sort();
     sorted
+}
+
+/// The tables of a key as one text, each field as a word; what cannot be a word becomes a complaint.
+fn from_tables(key: &str, tables: &[Table], source: &Source, complaints: &mut Vec<Complaint>) -> Typed {
+    let mut typed = Typed::new(String::new(), source.clone());
+    typed.spots = tables.iter().map(Table::spot).collect();
+    let mut items = Vec::new();
+    for (table, item) in tables.iter().zip(1..) {
+        for field in &table.fields {
+            let refused = match &field.text {
+                _ if !FIELDS.contains(&field.key.as_str()) => Some(stray(&field.key)),
+                None => Some("write one value, or for models a list".to_owned()),
+                Some(_) => None,
+            };
+            complaints.extend(refused.map(|remedy| Complaint {
+                key: typed.name_of(key, item, &field.key),
+                value: field.text.clone().unwrap_or_default(),
+                source: typed.source_of(item, &field.key),
+                remedy,
+            }));
+        }
+        // In the order in which the plan prints them, so that what is printed can be compared with what was typed.
+        let typed = FIELDS.iter().filter_map(|name| table.fields.iter().find(|field| field.key == *name));
+        let words = typed.filter_map(|field| Some(worded(&field.key, field.text.as_deref()?)));
+        // A table without words would be no item, and those behind it would be counted wrong.
+        let words: Vec<String> = words.collect();
+        items.push(if words.is_empty() { worded(URL, "") } else { words.join(" ") });
+    }
+    typed.text = items.join(";");
+    typed
+}
+
+impl Table {
+    fn spot(&self) -> Spot {
+        Spot { line: self.line, fields: self.fields.iter().map(|field| (field.key.clone(), field.line)).collect() }
+    }
+}
+
+/// What a field that a table cannot have is answered with.
+fn stray(field: &str) -> String {
+    if row(field).is_some() {
+        format!("`{field}` is a key of the gate: write it above the first table")
+    } else {
+        unknown_field(field)
+    }
 }
 
 fn unknown(key: &str, value: String, source: Source) -> Complaint {

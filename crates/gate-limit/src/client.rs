@@ -126,6 +126,14 @@ impl Client {
         self.0
     }
 
+    /// Its address; none has one who comes over a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self.0 {
+            Peer::Ip(ip) => Some(ip),
+            Peer::Unix => None,
+        }
+    }
+
     /// What it is counted by: an IPv4 address, an IPv6 /64 (which one subscriber can fill at will), or all unix peers.
     pub fn key(&self) -> Prefix {
         self.prefix(32, 64)

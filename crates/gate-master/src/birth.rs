@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use gate_config::Plan;
+use gate_sys::bells::Bells;
 use gate_sys::clock;
 use gate_sys::listen::Kind;
 use gate_sys::privilege::Identity;
@@ -18,6 +19,21 @@ use crate::event::{Event, Generation};
 
 /// Longest reason that a child can give.
 const REASON_MAX: usize = 4096;
+
+/// Bells for the rows of the scoreboard, by their index: as many as processes there usually are. Each is a descriptor in
+/// every worker. Whoever has a row beyond them (64 processes live, most of them draining) looks without being woken.
+const BELLS: usize = 64;
+
+/// Makes the bells that this master's workers wake each other with. Once, before the first fork.
+///
+/// A successor in an upgrade makes its own. A worker of one generation that rings for one of the other then rings a bell
+/// that nobody hears; who waits looks again each 100 ms anyway, and so the ring is late by that and not lost.
+///
+/// # Errors
+/// Out of file descriptors or memory.
+pub(crate) fn bells() -> std::io::Result<Rc<Bells>> {
+    Bells::create(BELLS).map(Rc::new)
+}
 
 /// The byte that says "I serve".
 const READY: u8 = b'1';
@@ -51,6 +67,10 @@ pub struct Birth {
     pub zone: Zone,
     /// Its row of the scoreboard, to be claimed.
     pub row: Row,
+    /// Which row that is; its bell has the same number.
+    pub row_index: usize,
+    /// What workers wake each other with; nobody else has any.
+    pub bells: Rc<Bells>,
     /// Whom to become once its files are open.
     pub identity: Identity,
     /// Its word to the master.
@@ -78,7 +98,8 @@ impl Birth {
 impl Inheritance for Birth {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let own = [self.announce.pipe.as_fd(), self.lifeline.as_fd()];
-        self.listeners.iter().map(|handed| handed.socket.as_fd()).chain(own).collect()
+        let listeners = self.listeners.iter().map(|handed| handed.socket.as_fd());
+        listeners.chain(own).chain(self.bells.descriptors()).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gate_config::{AccessLog, Bind, Handle, Plan};
+use gate_sys::bells::Bells;
 use gate_sys::control::ControlSocket;
 use gate_sys::listen::{self, Address, Listener};
 use gate_sys::oom::OomCounter;
@@ -22,16 +23,17 @@ use gate_sys::signals::Signal;
 use gate_sys::title;
 use gate_zone::{Place, Role, Zone};
 
-use crate::birth::{Announce, Awaited, Birth, Handed};
+use crate::birth::{self, Announce, Awaited, Birth, Handed};
 use crate::canary::Baseline;
 use crate::chronicle::Chronicle;
 use crate::desired::Desired;
 use crate::estate::Estate;
 use crate::event::{Action, Change, Demo, Event, Generation, Order, Why, Wish};
+use crate::fleet::{InService, Strays};
 use crate::observed::{Observed, Process, State};
 use crate::sockets::{BindError, Manner, Mode, Sockets, Steering};
 use crate::succession::Strangers;
-use crate::{StartError, succession};
+use crate::{StartError, fleet, succession};
 
 /// What a child runs; the code it returns is its exit code.
 pub type Crew = Box<dyn Fn(Birth) -> u8>;
@@ -86,6 +88,7 @@ pub(crate) struct Hands {
     generations: Generation,
     /// Both ends of the pipe that tells children of the master's death; nothing is ever written into it.
     lifeline: (OwnedFd, OwnedFd),
+    bells: Rc<Bells>,
     pub(crate) awaited: Vec<Awaited>,
     pub(crate) pidfile: Option<PidFile>,
     pub(crate) control: Option<ControlSocket>,
@@ -95,6 +98,7 @@ pub(crate) struct Hands {
     pub(crate) estate: Estate,
     pub(crate) standing: succession::Standing,
     pub(crate) strangers: Strangers,
+    pub(crate) strays: Strays,
     pub(crate) chronicle: Chronicle,
     pub(crate) baseline: Option<Baseline>,
     pub(crate) oom: Option<(OomCounter, u64)>,
@@ -133,7 +137,10 @@ impl Hands {
         let in_service: Vec<Duration> = zone.windows().map(|(window, _)| window).filter(|_| beside_another).collect();
         zone.assign_windows(&plan.windows(), &in_service)
             .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
+        let beside = if beside_another { InService::All } else { InService::None };
+        fleet::claim(zone, &plan, beside).map_err(StartError::Load)?;
         let lifeline = process::pipe().map_err(StartError::Machine)?;
+        let bells = birth::bells().map_err(StartError::Machine)?;
         let generation = zone.generation() + 1;
         let standing = succession::Standing::of(&mut estate);
         let steering = if standing.is_alone() { Steering::Ours } else { Steering::Theirs };
@@ -153,6 +160,7 @@ impl Hands {
             demo,
             generations: generation,
             lifeline,
+            bells,
             awaited: Vec::new(),
             pidfile,
             control,
@@ -160,6 +168,7 @@ impl Hands {
             estate,
             standing,
             strangers: Strangers::default(),
+            strays: Strays::default(),
             chronicle: Chronicle::default(),
             baseline: None,
             oom,
@@ -252,6 +261,7 @@ impl Hands {
         }
         let windows = self.zone.assign_windows(&plan.windows(), &current.plan.windows());
         windows.map_err(|error| Refused::of(error.to_string()))?;
+        fleet::claim(self.zone, &plan, InService::Of(&current.plan))?;
         let held = (Some(&current.sockets), Steering::Ours);
         let loaded = Loaded::new(plan, self.generations + 1, held, &mut self.estate)?;
         self.generations += 1;
@@ -277,7 +287,7 @@ impl Hands {
         let row = self.zone.scoreboard().set_aside(own_pid).ok_or_else(|| io::Error::other("no row free"))?;
         let forked = self.fork_with(place, generation, row);
         if forked.is_err() {
-            self.zone.scoreboard().settle(row, own_pid, own_pid);
+            fleet::settle(self.zone, row, own_pid);
         }
         forked
     }
@@ -298,6 +308,10 @@ impl Hands {
     fn birth(&mut self, place: Place, generation: Generation, (row, announce): (usize, Announce)) -> io::Result<Birth> {
         let (zone, demo) = (self.zone, self.demo.clone());
         let lifeline = self.lifeline.0.try_clone()?;
+        let bells = match place.role {
+            Role::Worker => Rc::clone(&self.bells),
+            Role::Monitor | Role::Demo => Rc::new(Bells::none()),
+        };
         let loaded = self.loaded(generation)?;
         let listeners = match place.role {
             Role::Worker => loaded.sockets.of_slot(place.slot)?,
@@ -314,6 +328,8 @@ impl Hands {
             demo: demo.as_deref().and_then(tcp_address),
             zone,
             row: zone.scoreboard().row(row),
+            row_index: row,
+            bells,
             identity: loaded.identity.clone(),
             announce,
             lifeline,
@@ -403,8 +419,7 @@ impl Hands {
     pub(crate) fn bury(&mut self, pid: Pid, row: Option<usize>) {
         self.awaited.retain(|awaited| awaited.pid != pid);
         if let Some(row) = row {
-            let pid = pid.as_raw().cast_unsigned();
-            self.zone.scoreboard().settle(row, process::own_pid(), pid);
+            fleet::settle(self.zone, row, pid.as_raw().cast_unsigned());
         }
     }
 }

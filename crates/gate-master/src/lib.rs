@@ -18,6 +18,7 @@ pub mod desired;
 mod desk;
 mod estate;
 pub mod event;
+mod fleet;
 mod hands;
 pub mod observed;
 pub mod protocol;
@@ -35,6 +36,7 @@ use std::path::{Path, PathBuf};
 use gate_config::{EX_CONFIG, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, Plan};
 use gate_sys::clock;
 use gate_sys::control::ControlSocket;
+use gate_sys::limits;
 use gate_sys::listen;
 use gate_sys::pidfile::{PidFile, PidFileError};
 use gate_sys::privilege;
@@ -193,6 +195,11 @@ impl Master {
     fn try_start(setup: Setup) -> Result<Self, StartError> {
         let Setup { plan, crew, reread, adopt, program, routes, mut estate, seed: [low, high, dice] } = setup;
         let signals = Signals::open().map_err(StartError::Machine)?;
+        if let Err(error) = limits::raise_open_files() {
+            log::warn!(
+                "cannot raise the limit of open files to what is allowed: {error}; connections may run short of them"
+            );
+        }
         if let Some(mask) = plan.umask {
             privilege::set_umask(mask);
         }
@@ -234,9 +241,10 @@ impl Master {
                 return self.leave(code);
             }
             self.tend(now);
-            let systemd = self.systemd.due().filter(|_| self.hands.standing.is_alone());
-            let due = [self.wake_at, systemd, self.hands.strangers.due(), self.desk.due()];
-            let wake_at = due.into_iter().flatten().min();
+            let ours = [self.systemd.due(), Some(self.hands.strays.due())];
+            let ours = ours.map(|due| due.filter(|_| self.hands.standing.is_alone()));
+            let due = [self.wake_at, self.hands.strangers.due(), self.desk.due()].into_iter().chain(ours);
+            let wake_at = due.flatten().min();
             self.observed.woke(now, wake_at);
             for event in watch::wait(&mut self.hands, &self.desk, (&self.signals, &self.observed), wake_at) {
                 watch::tell(&event, &self.observed);

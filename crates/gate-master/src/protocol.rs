@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use self::status::{
-    Classes, Death, GateState, LastReload, LastUpgrade, LimiterUse, ListenerUse, ProcessLine, ProcessRole,
-    ProcessState, SlotLine, Status, Totals, UpgradeUnderWay,
+    BackendState, BackendUse, BreakerState, Classes, Death, GateState, LastReload, LastUpgrade, LimiterUse,
+    ListenerUse, ProcessLine, ProcessRole, ProcessState, QueueUse, SlotLine, Status, Totals, UpgradeUnderWay,
 };
 
 /// The one version of this protocol.
@@ -24,7 +24,8 @@ pub const VERSION: u64 = 1;
 /// The longest request line, its line break included: the longest request there is, many times over.
 pub const REQUEST_LINE_MAX: usize = 4 << 10;
 
-/// The longest answer line, its line break included: the status of as many workers as there can be takes a tenth of it.
+/// The longest answer line, its line break included: the status of as many workers and backends as there can be, with
+/// the longest names of models, takes half of it.
 pub const ANSWER_LINE_MAX: usize = 1 << 20;
 
 /// The reason for which a peer with a foreign user id is refused, so that the command line can tell it from others.

@@ -162,6 +162,7 @@ impl Master {
         if !self.hands.standing.is_alone() {
             return;
         }
+        self.hands.strays.settle(self.hands.zone, now);
         self.keep(now);
         let health = health(&self.desired, &self.observed);
         let (hands, want, seen) = (&self.hands, &self.desired, &self.observed);

@@ -1,5 +1,7 @@
 //! How the gate stands, put together for whoever asks: from what the master knows, from the zone and from `/proc`.
 
+mod fleet;
+
 use gate_sys::process::{self, Exit, Pid};
 use gate_sys::{clock, memory};
 use gate_zone::layout::{SETTLED_ROW, row};
@@ -8,12 +10,14 @@ use gate_zone::{InService, Place, Role, Row};
 use crate::candidate::Candidate;
 use crate::desired::{Desired, Duty, Service};
 use crate::event::{Blame, Ms};
+use crate::fleet::members;
 use crate::hands::Hands;
 use crate::observed::{Observed, Process, State, told};
 use crate::protocol::{
     Classes, Death, GateState, LimiterUse, ListenerUse, ProcessLine, ProcessRole, ProcessState, SlotLine, Status,
     Totals, UpgradeUnderWay,
 };
+use crate::status::fleet::Look;
 
 /// Now, as people write it.
 pub(crate) fn time() -> String {
@@ -26,6 +30,8 @@ impl Hands {
         let seconds = |since: Ms| now.saturating_sub(since) / 1_000;
         let under_way =
             |candidate: &Candidate| UpgradeUnderWay { pid: number(candidate.pid), since_s: seconds(candidate.since) };
+        let members = self.current.as_ref().map(|loaded| members(self.zone, &loaded.plan)).unwrap_or_default();
+        let fleet = Look::at(self.zone, &members, clock::monotonic_ms());
         Status {
             version: self.program.version.to_owned(),
             pid: process::own_pid(),
@@ -37,6 +43,8 @@ impl Hands {
             slots: (0..want.workers()).map(|slot| self.slot(seen, slot, now)).collect(),
             deaths: self.chronicle.deaths.iter().cloned().collect(),
             listeners: self.listeners(),
+            backends: fleet.backends(),
+            queue: fleet.queue(self.current.as_ref().map_or(0, |loaded| loaded.plan.queue)),
             limiter: self.limiter(),
             totals: self.totals(),
             upgrade: seen.candidate.as_ref().map(under_way),

@@ -19,13 +19,13 @@ use gate_sys::shared::SharedWords;
 use gate_sys::signals::Signal;
 use gate_zone::Zone;
 
-use crate::StartError;
 use crate::birth::Awaited;
 use crate::desired::{Desired, Reload};
 use crate::estate::{self, Estate};
 use crate::event::{Event, Ms, Wish, ZoneFate};
 use crate::hands::{Hands, Refused};
 use crate::observed::Observed;
+use crate::{StartError, fleet};
 
 /// How often the rows of processes that are not our children are looked at.
 const STRANGERS_EVERY_MS: Ms = 1_000;
@@ -98,7 +98,7 @@ impl Strangers {
                     continue;
                 }
                 if process::is_gone(pid, row.born()) {
-                    board.settle(index, own, pid);
+                    fleet::settle(zone, index, pid);
                 } else {
                     left += 1;
                 }

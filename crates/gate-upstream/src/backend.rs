@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
@@ -14,15 +16,22 @@ use gate_api::rejection::{Breakage, Phase};
 use gate_zone::layout::row;
 use gate_zone::{OwnRow, Probe};
 use http::{HeaderValue, StatusCode};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::body::{ReadFailed, UpstreamBody};
 use crate::head::{self, Begun, Head};
-use crate::pool::{Conn, Pool};
+use crate::pool::{Conn, Pool, Socket};
+use crate::within::within;
 
 /// A body up to this size is sent in one piece with the head, which saves a system call; a larger one is not copied.
 const ONE_PIECE_MAX: usize = 16 * 1024;
+
+/// How often it is looked whether a model has been loaded meanwhile.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a backend on a unix socket is told as its own name: Ollama believes it from anywhere.
+const UNIX_AUTHORITY: &str = "localhost";
 
 /// Longest answer to the question for a version.
 const VERSION_MAX: usize = 4096;
@@ -34,6 +43,8 @@ enum Target {
     Address(SocketAddr),
     /// A name with a port, looked up for each new connection.
     Name(String),
+    /// A unix socket.
+    Unix(PathBuf),
 }
 
 /// How long each phase may take.
@@ -45,6 +56,35 @@ pub struct Timeouts {
     pub first_byte: Duration,
 }
 
+/// How long a backend may take until its answer begins.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    /// While the model is not in memory.
+    pub load: Duration,
+    /// From then on.
+    pub first_byte: Duration,
+    /// Whether it is.
+    pub is_loaded: &'a dyn Fn() -> bool,
+}
+
+/// A request that has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Why.
+    pub why: Rejection,
+    /// Whether the backend may have run it.
+    pub ran: Ran,
+}
+
+/// Whether a request that failed may have been run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// Surely not: not a byte of it left this process.
+    No,
+    /// It may have been.
+    Maybe,
+}
+
 /// What a backend is asked.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -52,14 +92,17 @@ pub struct Ask {
     pub path: &'static str,
     /// The JSON to POST; `None` is a GET.
     pub body: Option<Bytes>,
-    /// The client on whose behalf: goes along as `X-Forwarded-For`.
-    pub client: Option<HeaderValue>,
+    /// Fields that go along: whose request it is, and by which name it is followed.
+    pub fields: [Option<(&'static str, HeaderValue)>; FIELDS],
 }
+
+/// Fields that can go along with a request.
+pub const FIELDS: usize = 4;
 
 impl Ask {
     /// A GET on nobody's behalf.
     pub fn get(path: &'static str) -> Self {
-        Self { path, body: None, client: None }
+        Self { path, body: None, fields: Default::default() }
     }
 }
 
@@ -98,29 +141,58 @@ impl Backend {
         Self { target, authority, prefix, heads: RefCell::default(), timeouts, pool: Rc::default(), row }
     }
 
+    /// A backend at an address that was looked up for a name; `authority` is what it is told as its own.
+    pub fn at(address: SocketAddr, authority: &str, prefix: &str, timeouts: Timeouts, row: Rc<OwnRow>) -> Self {
+        Self { target: Target::Address(address), ..Self::new(authority, prefix, timeouts, row) }
+    }
+
+    /// A backend on a unix socket.
+    pub fn unix(path: &Path, timeouts: Timeouts, row: Rc<OwnRow>) -> Self {
+        Self { target: Target::Unix(path.to_owned()), ..Self::new(UNIX_AUTHORITY, "", timeouts, row) }
+    }
+
+    /// Sends a request for which no model has to be loaded, and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// [`Rejection::BackendUnreachable`], [`Rejection::BackendTimeout`] or [`Rejection::BackendBroken`].
+    pub async fn send(&self, ask: &Ask) -> Result<Exchange, Rejection> {
+        let first_byte = self.timeouts.first_byte;
+        let patience = Patience { load: first_byte, first_byte, is_loaded: &|| true };
+        self.ask(ask, patience).await.map_err(|failed| failed.why)
+    }
+
     /// Sends a request and waits for the head of the answer.
     ///
     /// A pooled connection that turns out to be closed before the request went out is replaced; a request that may have
     /// reached the backend is never sent again.
     ///
     /// # Errors
-    /// [`Rejection::BackendUnreachable`], [`Rejection::BackendTimeout`] or [`Rejection::BackendBroken`].
-    pub async fn send(&self, ask: &Ask) -> Result<Exchange, Rejection> {
+    /// [`Failed`], with one of the three refusals that [`send`](Self::send) knows.
+    pub async fn ask(&self, ask: &Ask, patience: Patience<'_>) -> Result<Exchange, Failed> {
+        let maybe = |why| Failed { why, ran: Ran::Maybe };
+        let unsent = |why| Failed { why, ran: Ran::No };
         let request = self.request(ask);
-        while let Some(mut conn) = self.pool.take(Instant::now()) {
-            match self.ask(&mut conn, &request).await? {
+        loop {
+            let pooled = self.pool.take(Instant::now());
+            let is_new = pooled.is_none();
+            let mut conn = match pooled {
+                Some(conn) => conn,
+                None => self.connect().await.map_err(unsent)?,
+            };
+            if is_new {
+                self.row.add_one(row::BACKEND_OPENED);
+            }
+            match patience.watch(self.talk(&mut conn, &request)).await.map_err(maybe)? {
                 Asked::Answered(begun) => {
-                    self.row.add_one(row::BACKEND_REUSED);
+                    if !is_new {
+                        self.row.add_one(row::BACKEND_REUSED);
+                    }
                     return Ok(self.exchange(begun, conn));
                 }
+                Asked::Unsent(error) if is_new => return Err(unsent(broken(Breakage::ClosedEarly, &error))),
+                // Closed while it was idle.
                 Asked::Unsent(_) => {}
             }
-        }
-        let mut conn = self.connect().await?;
-        self.row.add_one(row::BACKEND_OPENED);
-        match self.ask(&mut conn, &request).await? {
-            Asked::Answered(begun) => Ok(self.exchange(begun, conn)),
-            Asked::Unsent(error) => Err(broken(Breakage::ClosedEarly, &error)),
         }
     }
 
@@ -130,9 +202,10 @@ impl Backend {
         let fixed = self.fixed_head(ask);
         let mut head = Vec::with_capacity(fixed.len() + 128 + body.len().min(ONE_PIECE_MAX));
         head.extend_from_slice(&fixed);
-        if let Some(client) = &ask.client {
-            head.extend_from_slice(b"x-forwarded-for: ");
-            head.extend_from_slice(client.as_bytes());
+        for (name, value) in ask.fields.iter().flatten() {
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
         if ask.body.is_some() {
@@ -170,12 +243,6 @@ impl Backend {
         head
     }
 
-    async fn ask(&self, conn: &mut Conn, request: &[Bytes; 2]) -> Result<Asked, Rejection> {
-        let after = self.timeouts.first_byte;
-        let phase = Phase::FirstByte;
-        timeout(after, self.talk(conn, request)).await.map_err(|_| Rejection::BackendTimeout { phase, after })?
-    }
-
     /// Writes the request and reads up to the end of the answer's head.
     async fn talk(&self, conn: &mut Conn, request: &[Bytes; 2]) -> Result<Asked, Rejection> {
         if let Sent::Nothing(error) = send_all(conn, request).await {
@@ -211,13 +278,14 @@ impl Backend {
         }
     }
 
-    async fn dial(&self) -> io::Result<TcpStream> {
+    async fn dial(&self) -> io::Result<Socket> {
         let stream = match &self.target {
             Target::Address(address) => TcpStream::connect(address).await?,
             Target::Name(name) => TcpStream::connect(name).await?,
+            Target::Unix(path) => return Ok(Socket::Unix(UnixStream::connect(path).await?)),
         };
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Socket::Tcp(stream))
     }
 
     /// Asks whether the backend answers as Ollama does.
@@ -237,6 +305,31 @@ impl Backend {
             Err(Rejection::BackendBroken { .. }) => Probe::NotHttp,
             Err(_) => Probe::Unreachable,
         }
+    }
+}
+
+impl Patience<'_> {
+    /// Waits for `answer`, by the clock of the phase that the backend is in.
+    async fn watch<T>(&self, answer: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
+        let mut answer = pin!(answer);
+        let late = |phase, after| Rejection::BackendTimeout { phase, after };
+        if !(self.is_loaded)() {
+            let begun = Instant::now();
+            loop {
+                let left = self.load.saturating_sub(begun.elapsed());
+                if let Ok(answered) = within(LOOK.min(left), &mut answer).await {
+                    return answered;
+                }
+                if (self.is_loaded)() {
+                    break;
+                }
+                if left <= LOOK {
+                    return Err(late(Phase::Load, self.load));
+                }
+            }
+        }
+        let after = self.first_byte;
+        within(after, answer).await.map_err(|_| late(Phase::FirstByte, after))?
     }
 }
 
@@ -286,7 +379,13 @@ async fn send_all(conn: &mut Conn, request: &[Bytes; 2]) -> Sent {
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
+        match &self.target {
+            Target::Unix(path) => write!(f, "unix:{}", path.display()),
+            Target::Address(address) if address.to_string() != self.authority => {
+                write!(f, "http://{}{} ({address})", self.authority, self.prefix)
+            }
+            _ => write!(f, "http://{}{}", self.authority, self.prefix),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// Idle connections kept by one worker: as many as the streams that a busy one has at once, so that waves of them find
 /// their connections again. More would only hold descriptors of the backend.
@@ -21,16 +21,23 @@ const IDLE_FOR_MAX: Duration = Duration::from_secs(50);
 /// Bytes read from a socket at once: a usual answer whole, or a good piece of a large one.
 const READ_SIZE: usize = 16 * 1024;
 
+/// A socket of either kind.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// One open connection. Dropping it closes the socket, which tells the backend to stop.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    socket: TcpStream,
+    socket: Socket,
     /// What has come and was not used.
     pub(crate) inbox: BytesMut,
 }
 
 impl Conn {
-    pub(crate) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: Socket) -> Self {
         Self { socket, inbox: BytesMut::new() }
     }
 
@@ -38,20 +45,30 @@ impl Conn {
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, pool: &Pool) -> Poll<io::Result<usize>> {
         let mut scratch = pool.scratch.borrow_mut();
         let mut into = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut into))?;
+        ready!(match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, &mut into),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, &mut into),
+        })?;
         self.inbox.extend_from_slice(into.filled());
         Poll::Ready(Ok(into.filled().len()))
     }
 
     /// Writes some of `bytes`.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
     }
 
     /// Whether an idle connection is still open, and has kept silent. Costs no system call unless something came.
     fn is_good(&self) -> bool {
         let silent = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        self.inbox.is_empty() && silent(self.socket.try_read(&mut [0]))
+        let read = match &self.socket {
+            Socket::Tcp(socket) => socket.try_read(&mut [0]),
+            Socket::Unix(socket) => socket.try_read(&mut [0]),
+        };
+        self.inbox.is_empty() && silent(read)
     }
 }
 

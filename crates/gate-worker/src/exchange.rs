@@ -1,9 +1,17 @@
-//! Asking the backend: what goes along, what comes back whole, what is relayed.
+//! Asking a backend: which one, what goes along, what comes back whole, what is relayed, and when another one is asked.
+
+use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use gate_api::native::{KeepAlive, NativeCall, Work, listed_as};
+use gate_api::ndjson::Stats;
 use gate_api::rejection::Breakage;
 use gate_api::{Rejection, Route, article};
-use gate_upstream::{Ask, Exchange, UpstreamBody};
+use gate_config::Retry;
+use gate_upstream::{Ask, Exchange, Lease, Ran, UpstreamBody, Want};
+use gate_zone::clock;
+use gate_zone::fleet::queue::COST;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
@@ -16,15 +24,31 @@ use crate::pipeline::Caller;
 /// Longest text of a backend's error that is repeated to a client.
 const ERROR_TEXT_MAX: usize = 4096;
 
+/// What a request needs, as the fleet wants to know it.
+pub(crate) fn want(gate: &Gate, client: &Caller, model: &Rc<str>, (options, conversation): (&str, u64)) -> Want {
+    let weight = client.client.ip().map_or(1, |ip| gate.plan.weight_of(ip));
+    Want {
+        instance: gate.fleet.instance(&listed_as(model), options),
+        model: Rc::clone(model),
+        client: gate.fleet.hash(client.client.key().as_octets()),
+        cost: COST / u64::from(weight.max(1)),
+        conversation,
+        tried: 0,
+    }
+}
+
 /// Asks for an article's answer: `{"response": …}`, made from the backend's whole answer.
 pub(crate) async fn article(
     gate: &Gate,
     client: &Caller,
-    body: Bytes,
+    (mut want, body): (Want, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Vec<u8>, Rejection> {
-    let Exchange { head, body } = ask(gate, client, ("/api/generate", Some(body)), ledger).await?;
-    let whole = whole(gate, body).await?;
+    let ask = ask(client, "/api/generate", Some(body));
+    let (Exchange { head, body }, lease) = serve(gate, &mut want, &ask, ledger).await?;
+    let whole = whole(gate, body, Some(&lease)).await?;
+    settle(&whole, &lease, ledger);
+    drop(lease);
     if head.status != StatusCode::OK {
         let retry_after = head.retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
         return Err(Rejection::BackendStatus { status: head.status.as_u16(), text: error_text(&whole), retry_after });
@@ -35,16 +59,43 @@ pub(crate) async fn article(
     })
 }
 
-/// Hands a call of Ollama's own API on, with its body unchanged where it has one, and its answer back.
+/// Hands a call for a model on, with its body unchanged, and its answer back.
 pub(crate) async fn native(
     gate: &Gate,
     client: &Caller,
-    (route, body): (&Route, Option<Bytes>),
+    (route, call, body): (&Route, &NativeCall, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
-    // GET for HEAD as well: hyper leaves the body out, and the length is true.
-    let exchange = ask(gate, client, (path(route), body), ledger).await?;
-    answering(gate, exchange).await
+    let model: Rc<str> = call.model.as_str().into();
+    ledger.model(&model);
+    let mut want = want(gate, client, &model, (&call.load_options, call.conversation));
+    let ask = ask(client, path(route), Some(body));
+    let (exchange, lease) = serve(gate, &mut want, &ask, ledger).await?;
+    if leaves_memory(call) {
+        lease.unloads();
+    }
+    answering(gate, exchange, Some(lease), ledger).await
+}
+
+/// Whether the model is unloaded when the call is done.
+fn leaves_memory(call: &NativeCall) -> bool {
+    call.work == Work::Unload || call.keep_alive.is_some_and(|kept| kept == KeepAlive::For(Duration::ZERO))
+}
+
+/// Hands a question on that needs no model, and its answer back. GET for HEAD as well: hyper leaves the body out, and the
+/// length is true.
+pub(crate) async fn question(
+    gate: &Gate,
+    client: &Caller,
+    route: &Route,
+    ledger: &mut Ledger,
+) -> Result<Answering, Rejection> {
+    let member = gate.fleet.any()?;
+    ledger.asks(&member);
+    let asked = Instant::now();
+    let exchange = member.backend.send(&ask(client, path(route), None)).await?;
+    ledger.upstream(asked.elapsed());
+    answering(gate, exchange, None, ledger).await
 }
 
 fn path(route: &Route) -> &'static str {
@@ -57,23 +108,62 @@ fn path(route: &Route) -> &'static str {
     }
 }
 
-/// Asks. Nothing of the client's own goes along: no credentials, no cookies, no Origin.
-async fn ask(
-    gate: &Gate,
-    client: &Caller,
-    (path, body): (&'static str, Option<Bytes>),
-    ledger: &mut Ledger,
-) -> Result<Exchange, Rejection> {
+/// A request as it goes out. Nothing of the client's own goes along: no credentials, no cookies, no Origin.
+fn ask(client: &Caller, path: &'static str, body: Option<Bytes>) -> Ask {
     // So that a further gate behind this one can tell clients apart. A client without an address has none to tell.
-    let client = (client.text.as_bytes() != b"unix").then(|| client.text.clone());
-    let asked = Instant::now();
-    let exchange = gate.backend.send(&Ask { path, body, client }).await?;
-    ledger.upstream(asked.elapsed());
-    Ok(exchange)
+    let forwarded = (client.text.as_bytes() != b"unix").then(|| client.text.clone());
+    let trace = &client.trace;
+    let fields = [
+        forwarded.map(|client| ("x-forwarded-for", client)),
+        Some(("x-request-id", trace.id.clone())),
+        trace.parent.clone().map(|parent| ("traceparent", parent)),
+        trace.state.clone().map(|state| ("tracestate", state)),
+    ];
+    Ask { path, body, fields }
+}
+
+/// Asks one backend, and another where the first surely did not run the request (or, where the operator allows it, did
+/// not answer) and the retry budget has something left.
+async fn serve(gate: &Gate, want: &mut Want, ask: &Ask, ledger: &mut Ledger) -> Result<(Exchange, Lease), Rejection> {
+    loop {
+        let mut lease = gate.fleet.turn(want).await?;
+        ledger.serves(&lease);
+        let asked = Instant::now();
+        let answered = lease.ask(ask, gate.plan.load_timeout, gate.plan.first_byte_timeout).await;
+        want.tried |= lease.member.cell().bit();
+        let ran = match &answered {
+            // "Busy" says that it was not run.
+            Ok(exchange) if exchange.head.status == StatusCode::SERVICE_UNAVAILABLE => Ran::No,
+            Ok(_) => {
+                ledger.upstream(asked.elapsed());
+                gate.fleet.earn_retry();
+                return Ok((answered.map_err(|failed| failed.why)?, lease));
+            }
+            Err(failed) => failed.ran,
+        };
+        let may = match gate.plan.retry {
+            Retry::Never => false,
+            Retry::Unsent => ran == Ran::No,
+            Retry::Unanswered => true,
+        };
+        if !may || !gate.fleet.has_another(want) || !gate.fleet.may_retry() {
+            ledger.upstream(asked.elapsed());
+            return answered.map(|exchange| (exchange, lease)).map_err(|failed| failed.why);
+        }
+        let why = answered.map_or_else(|failed| failed.why.to_string(), |_| "it is busy (503)".to_owned());
+        if gate.warnings.pass(clock::monotonic_ms()).is_some() {
+            log::warn!("{}: {why}; the request goes to another backend", lease.member.backend);
+        }
+    }
 }
 
 /// The backend's answer as it is: lines as they come, anything else whole.
-async fn answering(gate: &Gate, exchange: Exchange) -> Result<Answering, Rejection> {
+async fn answering(
+    gate: &Gate,
+    exchange: Exchange,
+    lease: Option<Lease>,
+    ledger: &mut Ledger,
+) -> Result<Answering, Rejection> {
     let Exchange { head, body } = exchange;
     let status = head.status;
     if status.is_redirection() {
@@ -82,19 +172,42 @@ async fn answering(gate: &Gate, exchange: Exchange) -> Result<Answering, Rejecti
     }
     let streams = status == StatusCode::OK
         && head.content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-ndjson"));
-    let mut fields = HeaderMap::with_capacity(4);
+    let mut fields = HeaderMap::with_capacity(8);
     for (name, value) in [(CONTENT_TYPE, head.content_type), (RETRY_AFTER, head.retry_after)] {
         if let Some(value) = value {
             fields.insert(name, value);
         }
     }
-    let content = if streams { Content::Lines(body) } else { Content::Whole(whole(gate, body).await?) };
-    Ok(Answering { status, fields, content })
+    if streams {
+        return Ok(Answering { status, fields, content: Content::Lines(body, lease) });
+    }
+    let whole = whole(gate, body, lease.as_ref()).await?;
+    if let Some(lease) = &lease {
+        settle(&whole, lease, ledger);
+    }
+    // Its slot is free as soon as the backend has done its part.
+    drop(lease);
+    Ok(Answering { status, fields, content: Content::Whole(whole) })
 }
 
-async fn whole(gate: &Gate, body: UpstreamBody) -> Result<Bytes, Rejection> {
+/// Takes what a whole answer says of its making.
+fn settle(whole: &[u8], lease: &Lease, ledger: &mut Ledger) {
+    if let Some(stats) = Stats::read(whole) {
+        if let Some(load) = stats.load {
+            lease.loaded_in(load);
+        }
+        ledger.made(stats);
+    }
+}
+
+async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result<Bytes, Rejection> {
     let (max, pause) = (gate.plan.max_answer, gate.plan.chunk_timeout);
-    body.whole(max, pause).await.map_err(|failed| failed.rejection(max, pause))
+    body.whole(max, pause).await.map_err(|failed| {
+        if let Some(lease) = lease {
+            lease.broke();
+        }
+        failed.rejection(max, pause)
+    })
 }
 
 /// The backend's own words: the `error` of its JSON, or the text as it is.

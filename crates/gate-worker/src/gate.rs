@@ -3,15 +3,20 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use gate_config::{Plan, Rate, Strategy, TrustedProxies};
-use gate_limit::{Admission, Clock, Flood, Limit, LimitError, Spec, Tables, Trust};
-use gate_upstream::{Backend, NewestModel, Timeouts};
-use gate_zone::{OwnRow, Place, Zone, clock};
+use gate_api::native;
+use gate_config::{Plan, Rate, Strategy, Target, TrustedProxies, Upstream};
+use gate_limit::{Admission, Clock, Flood, Limit, LimitError, Tables, Trust};
+use gate_upstream::{Fleet, NewestModel, Reach, Rules, Spec, Timeouts};
+use gate_zone::fleet::breaker;
+use gate_zone::fleet::queue::Bounds;
+use gate_zone::fleet::slots::Holder;
+use gate_zone::{Bells, OwnRow, Place, Zone, clock};
 use tokio::time::Instant;
 
 use crate::journal::Journal;
 use crate::ledger::LogClock;
 use crate::throttle::{Spell, Throttle};
+use crate::trace::Ids;
 use crate::wire::Ground;
 
 /// Everything that a request meets on its way.
@@ -24,7 +29,9 @@ pub(crate) struct Gate {
     pub(crate) trust: Trust,
     pub(crate) admission: Admission,
     pub(crate) flood: Option<Flood>,
-    pub(crate) backend: Backend,
+    pub(crate) fleet: Rc<Fleet>,
+    /// Names for requests whose clients gave them none.
+    pub(crate) ids: Ids,
     /// The model of the article's routes, when the operator names one.
     pub(crate) model: Option<Rc<str>>,
     pub(crate) newest: NewestModel,
@@ -59,12 +66,49 @@ impl Start {
     }
 }
 
-/// The backend of a plan, or the demo in its place.
-pub(crate) fn backend(plan: &Plan, demo: Option<std::net::SocketAddr>, row: Rc<OwnRow>) -> Backend {
+/// The backends of a plan, or the demo in their place, as the worker whose row is `index` reaches them.
+pub(crate) fn fleet(
+    plan: &Plan,
+    demo: Option<std::net::SocketAddr>,
+    (zone, row, index): (Zone, Rc<OwnRow>, usize),
+    bells: Rc<Bells>,
+) -> Fleet {
     let timeouts = Timeouts { connect: plan.connect_timeout, first_byte: plan.first_byte_timeout };
-    match demo {
-        Some(address) => Backend::new(&address.to_string(), "", timeouts, row),
-        None => Backend::new(&plan.upstream.authority(), &plan.upstream.prefix, timeouts, row),
+    let holder = Holder::new(index, row.row().pid().unwrap_or(0));
+    let specs = match demo {
+        Some(address) => plan.upstream.iter().take(1).map(|upstream| of_demo(upstream, address)).collect(),
+        None => plan.upstream.iter().map(spec).collect(),
+    };
+    let rules = Rules {
+        queue: Bounds { all: plan.queue, per_client: plan.queue_per_client },
+        queue_timeout: plan.queue_timeout,
+        swap_patience: plan.swap_patience,
+        breaker: breaker::Terms { failures: plan.breaker_failures, time: plan.breaker_time },
+        // Until it is known whether it answers at all; what takes longer is a load, and no failure.
+        trial: plan.connect_timeout + plan.breaker_time,
+    };
+    Fleet::new(zone.fleet(), (holder, row), (specs, timeouts), rules, move |row| bells.ring(row))
+}
+
+/// The demo in the place of a backend, whose cell it has.
+fn of_demo(upstream: &Upstream, address: std::net::SocketAddr) -> Spec {
+    let (authority, prefix) = (address.to_string(), String::new());
+    Spec { name: "demo".to_owned(), reach: Reach::Http { authority, prefix }, models: Vec::new(), ..spec(upstream) }
+}
+
+fn spec(upstream: &Upstream) -> Spec {
+    let reach = match &upstream.target {
+        Target::Http { prefix, .. } => Reach::Http { authority: upstream.target.authority(), prefix: prefix.clone() },
+        Target::Unix { path } => Reach::Unix(path.clone()),
+        Target::Dns { name, prefix, .. } => Reach::Found { host: name.clone(), prefix: prefix.clone() },
+    };
+    Spec {
+        name: upstream.name.clone(),
+        url: upstream.url(),
+        reach,
+        weight: upstream.weight,
+        slots: upstream.slots.into(),
+        models: upstream.models.iter().map(|model| native::listed_as(model)).collect(),
     }
 }
 
@@ -78,7 +122,7 @@ pub(crate) fn trust(plan: &Plan) -> Trust {
 pub(crate) fn admission(plan: &Plan, zone: Zone) -> Result<Admission, LimitError> {
     let tables = Tables { windows: zone.windows().collect(), gcra: zone.gcra_region() };
     let article: Vec<Limit> = plan.limit.iter().map(limit).collect();
-    let spec = Spec {
+    let spec = gate_limit::Spec {
         strategy: match plan.limit_strategy {
             Strategy::FixedWindow => gate_limit::Strategy::FixedWindow,
             Strategy::Gcra => gate_limit::Strategy::Gcra,

@@ -6,21 +6,28 @@ use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
+use gate_api::ndjson::Stats;
 use gate_api::{Fault, Route};
 use gate_config::AccessLogFormat;
+use gate_upstream::{Lease, Member, Queued, Why};
 use gate_zone::InService;
 use gate_zone::layout::row;
-use http::header::{HeaderValue, REFERER, USER_AGENT};
-use http::{Method, Uri, Version};
+use http::header::{HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::{HeaderMap, Method, Uri, Version};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::gate::Gate;
 use crate::routes;
+use crate::trace::X_REQUEST_ID;
 use crate::wire::{Line, REFUSED};
 
 /// What stands in the log for a request whose client left before an answer, as nginx has it.
 const LEFT: u16 = 499;
+
+static X_GATE_BACKEND: HeaderName = HeaderName::from_static("x-gate-backend");
+static X_GATE_QUEUE_MS: HeaderName = HeaderName::from_static("x-gate-queue-ms");
+static X_GATE_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-gate-queue-position");
 
 /// Longest text from the client that a line repeats.
 const TEXT_MAX: usize = 512;
@@ -50,6 +57,20 @@ pub(crate) struct Ledger {
     /// Its place among the row's described requests.
     described: Option<u8>,
     streaming: Streaming,
+    id: Option<HeaderValue>,
+    served: Option<Served>,
+    /// When the answer began.
+    first: Option<Instant>,
+    stats: Option<Stats>,
+}
+
+/// By whom a request was served, and how it came there.
+struct Served {
+    member: Rc<Member>,
+    /// `None` for a question that needs no slot.
+    chosen: Option<(Why, Queued)>,
+    /// How many backends were asked, this one included.
+    tries: u64,
 }
 
 /// What only the access log wants to know: handles of what the request holds anyway, made text when the line is written.
@@ -133,11 +154,21 @@ impl Ledger {
             route: "",
             described,
             streaming: Streaming::No,
+            id: None,
+            served: None,
+            first: None,
+            stats: None,
         }
     }
 
-    /// Says whose request it is.
-    pub(crate) fn identify(&mut self, client: &HeaderValue) {
+    /// When the request began.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Says whose request it is, and by what it is followed.
+    pub(crate) fn identify(&mut self, client: &HeaderValue, id: &HeaderValue) {
+        self.id = Some(id.clone());
         if let Some(record) = &mut self.record {
             record.client = Some(client.clone());
         }
@@ -155,8 +186,46 @@ impl Ledger {
         }
     }
 
+    /// Says which backend serves it, and why.
+    pub(crate) fn serves(&mut self, lease: &Lease) {
+        let tries = self.served.as_ref().map_or(0, |served| served.tries) + 1;
+        let chosen = Some((lease.why, self.waited(lease.queued)));
+        self.served = Some(Served { member: Rc::clone(&lease.member), chosen, tries });
+    }
+
+    /// What it has waited in all, once more added.
+    fn waited(&self, more: Queued) -> Queued {
+        let before =
+            self.served.as_ref().and_then(|served| served.chosen).map_or(Queued::default(), |(_, queued)| queued);
+        Queued { waited: before.waited + more.waited, position: before.position.max(more.position) }
+    }
+
+    /// Says which backend is asked a question that needs no slot.
+    pub(crate) fn asks(&mut self, member: &Rc<Member>) {
+        self.served = Some(Served { member: Rc::clone(member), chosen: None, tries: 1 });
+    }
+
+    /// Says what the backend told of the answer's making.
+    pub(crate) fn made(&mut self, stats: Stats) {
+        self.stats = Some(stats);
+    }
+
+    /// Tells the client by what its request is followed, who served it and how long it waited.
+    pub(crate) fn tell(&self, fields: &mut HeaderMap) {
+        if let Some(id) = &self.id {
+            fields.insert(&X_REQUEST_ID, id.clone());
+        }
+        let Some(served) = &self.served else { return };
+        fields.insert(&X_GATE_BACKEND, served.member.name().clone());
+        if let Some((_, queued)) = served.chosen {
+            fields.insert(&X_GATE_QUEUE_MS, HeaderValue::from(queued.waited.as_millis() as u64));
+            fields.insert(&X_GATE_QUEUE_POSITION, HeaderValue::from(queued.position));
+        }
+    }
+
     /// Says that the answer begins, as a stream.
     pub(crate) fn streams(&mut self) {
+        self.first = Some(Instant::now());
         self.streaming = Streaming::Yes;
         self.gate.row.add_one(row::STREAMS_OPENED);
         self.line.stream();
@@ -254,6 +323,10 @@ impl Ledger {
         if let Some(model) = &record.model {
             object.text("model", model.as_bytes());
         }
+        if let Some(id) = &self.id {
+            object.text("id", id.as_bytes());
+        }
+        self.json_served(&mut object);
         if let Some(agent) = &record.agent {
             object.text("agent", agent.as_bytes());
         }
@@ -267,6 +340,38 @@ impl Ledger {
             None => object.plain("fault", "client left"),
         }
         object.end();
+    }
+
+    /// Who served it, how it came there and what it was.
+    fn json_served(&self, object: &mut Json<'_>) {
+        let Some(Served { member, chosen, tries }) = &self.served else { return };
+        object.text("backend", member.name().as_bytes());
+        if *tries > 1 {
+            object.number("tries", *tries);
+        }
+        if let Some((why, queued)) = chosen {
+            object.plain("why", &why.to_string());
+            object.millis("queue_ms", queued.waited);
+            object.number("queue_position", queued.position as u64);
+        }
+        if let Some(first) = self.first {
+            object.millis("first_token_ms", first - self.opened);
+        }
+        let Some(stats) = &self.stats else { return };
+        if let Some(load) = stats.load {
+            object.millis("load_ms", load);
+        }
+        if let Some(tokens) = stats.prompt_tokens {
+            object.number("prompt_tokens", tokens);
+        }
+        if let Some(tokens) = stats.tokens {
+            object.number("tokens", tokens);
+            if let Some(eval) = stats.eval.filter(|eval| !eval.is_zero()) {
+                // Tokens a second, in thousandths.
+                let rate = u128::from(tokens) * 1_000_000_000_000 / eval.as_nanos();
+                object.thousandths("tokens_per_second", rate as u64);
+            }
+        }
     }
 
     /// Apache's and nginx's combined format.
@@ -379,10 +484,14 @@ impl<'a> Json<'a> {
 
     /// Milliseconds with three decimals.
     fn millis(&mut self, key: &str, value: Duration) {
+        self.thousandths(key, value.as_micros() as u64);
+    }
+
+    /// A number with three decimals.
+    fn thousandths(&mut self, key: &str, value: u64) {
         self.key(key);
-        let micros = value.as_micros() as u64;
-        self.digits(micros / 1000);
-        let rest = micros % 1000;
+        self.digits(value / 1000);
+        let rest = value % 1000;
         self.out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
     }
 

@@ -18,9 +18,11 @@ mod outbound;
 mod pages;
 mod pipeline;
 mod pulse;
+mod queue;
 mod ripe;
 mod routes;
 mod throttle;
+mod trace;
 mod wire;
 
 use std::io;
@@ -29,7 +31,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use gate_config::Plan;
-use gate_zone::{OwnRow, Place, Stage, Zone, clock};
+use gate_upstream::Fleet;
+use gate_zone::{Bells, OwnRow, Place, Stage, Zone, clock};
 use tokio::task::LocalSet;
 
 use crate::accept::{Source, accept_all};
@@ -56,6 +59,10 @@ pub struct Post {
     pub zone: Zone,
     /// Its own row there.
     pub row: OwnRow,
+    /// Which row that is; its bell has the same number.
+    pub row_index: usize,
+    /// What wakes another worker, and this one.
+    pub bells: Rc<Bells>,
     /// The simulated backend, in place of the configured one.
     pub demo: Option<SocketAddr>,
     /// The sockets it accepts from, non-blocking.
@@ -93,11 +100,13 @@ pub fn run(post: Post) -> Result<u8, String> {
 }
 
 async fn serve(post: Post) -> Result<u8, String> {
-    let Post { plan, place, zone, row, demo, listeners, journal, lifeline, words } = post;
+    let Post { plan, place, zone, row, row_index, bells, demo, listeners, journal, lifeline, words } = post;
     let text = |error: io::Error| error.to_string();
     let mut orders = Orders::listen(lifeline).map_err(text)?;
     let row = Rc::new(row);
-    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row)), demo, journal)?);
+    let ear = bells.ear(row_index).transpose().map_err(text)?;
+    let fleet = Rc::new(gate::fleet(&plan, demo, (zone, Rc::clone(&row), row_index), bells));
+    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row)), fleet, journal)?);
     let sources: Vec<Source> = listeners.into_iter().map(source).collect::<io::Result<_>>().map_err(text)?;
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);
@@ -105,6 +114,10 @@ async fn serve(post: Post) -> Result<u8, String> {
         sources.into_iter().map(|source| tokio::task::spawn_local(accept_all(Rc::clone(&gate), source))).collect();
     let upward = Rc::new(Upward::new(words));
     let beating = tokio::task::spawn_local(Pulse::new(&gate, &upward).map_err(text)?.beat());
+    tokio::task::spawn_local(queue::look(Rc::clone(&gate.fleet)));
+    if let Some(ear) = ear {
+        tokio::task::spawn_local(queue::hear(Rc::clone(&gate.fleet), ear).map_err(text)?);
+    }
     upward.ready().map_err(text)?;
     let order = orders.next().await;
     row.enter(Stage::Draining);
@@ -125,7 +138,7 @@ fn source(listening: Listening) -> io::Result<Source> {
 fn build(
     plan: Rc<Plan>,
     (place, zone, row): (Place, Zone, Rc<OwnRow>),
-    demo: Option<SocketAddr>,
+    fleet: Rc<Fleet>,
     journal: Option<AccessFile>,
 ) -> Result<Gate, String> {
     let patience = Patience { head: plan.head_timeout, keep_alive: plan.keep_alive, write: plan.write_timeout };
@@ -138,7 +151,8 @@ fn build(
         trust: gate::trust(&plan),
         admission: gate::admission(&plan, zone).map_err(|error| error.to_string())?,
         flood: gate::flood(&plan, zone).map_err(|error| error.to_string())?,
-        backend: gate::backend(&plan, demo, Rc::clone(&row)),
+        fleet,
+        ids: trace::Ids::new([getrandom::u64().unwrap_or(0), getrandom::u64().unwrap_or(0)]),
         model: plan.model.as_deref().map(Into::into),
         newest: gate_upstream::NewestModel::default(),
         journal,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gate_api::ndjson::{self, End, Lines};
 use gate_api::rejection::{Breakage, Phase};
 use gate_api::{Connection, Fault, Rejection};
-use gate_upstream::UpstreamBody;
+use gate_upstream::{Lease, UpstreamBody};
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -32,8 +32,8 @@ pub(crate) struct Answering {
 pub(crate) enum Content {
     /// All of it.
     Whole(Bytes),
-    /// Lines as they come.
-    Lines(UpstreamBody),
+    /// Lines as they come, over a slot that is held until their end.
+    Lines(UpstreamBody, Option<Lease>),
 }
 
 impl Answering {
@@ -67,12 +67,15 @@ impl Answering {
     /// Hands it to the connection. From here on the body owns the ledger.
     pub(crate) fn send(mut self, gate: &Rc<Gate>, mut ledger: Ledger) -> Response<Outbound> {
         ledger.status(self.status.as_u16());
+        ledger.tell(&mut self.fields);
         if gate.ground.drain.since().is_some() {
             self.fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let body = match self.content {
             Content::Whole(bytes) => Outbound::Whole(Box::new(Whole { bytes: Some(bytes), ledger })),
-            Content::Lines(upstream) => Outbound::Relay(Box::new(Relay::new(upstream, Rc::clone(gate), ledger))),
+            Content::Lines(upstream, lease) => {
+                Outbound::Relay(Box::new(Relay::new((upstream, lease), Rc::clone(gate), ledger)))
+            }
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -95,12 +98,14 @@ pub(crate) struct Whole {
 
 /// A stream of lines on its way through.
 pub(crate) struct Relay {
-    /// `None` once the stream has ended; dropping it before cancels the generation.
-    upstream: Option<UpstreamBody>,
+    /// `None` once the stream has ended; dropping it before cancels the generation, and gives back its slot.
+    upstream: Option<(UpstreamBody, Option<Lease>)>,
     lines: Lines,
     gate: Rc<Gate>,
     ledger: Ledger,
     pause: Pause,
+    /// When the request as a whole must be over.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
 /// The longest pause between two chunks, watched by one alarm that is set anew only when it rings.
@@ -132,17 +137,24 @@ impl Pause {
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
-    fn new(upstream: UpstreamBody, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
+    fn new(upstream: (UpstreamBody, Option<Lease>), gate: Rc<Gate>, mut ledger: Ledger) -> Self {
         ledger.streams();
+        let end = gate.plan.request_timeout.map(|limit| Box::pin(sleep_until(ledger.opened() + limit)));
         let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };
-        Self { upstream: Some(upstream), lines: Lines::default(), gate, ledger, pause }
+        Self { upstream: Some(upstream), lines: Lines::default(), gate, ledger, pause, end }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
-            let Some(upstream) = &mut self.upstream else { return Poll::Ready(None) };
+            let Some((upstream, _)) = &mut self.upstream else { return Poll::Ready(None) };
             if self.gate.ground.drain.cut() == Cut::All {
                 return self.cut(&Rejection::Draining);
+            }
+            if let Some(end) = &mut self.end
+                && end.as_mut().poll(cx).is_ready()
+            {
+                let after = self.gate.plan.request_timeout.unwrap_or_default();
+                return self.cut(&Rejection::BackendTimeout { phase: Phase::Whole, after });
             }
             match upstream.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
@@ -150,16 +162,14 @@ impl Relay {
                     match self.lines.push(chunk) {
                         Ok(lines) if lines.is_empty() => {}
                         Ok(lines) => return self.pass(lines),
-                        Err(too_long) => {
-                            return self.cut(&broken(Breakage::TooLarge, too_long.to_string()));
-                        }
+                        Err(too_long) => return self.breaks(&broken(Breakage::TooLarge, too_long.to_string())),
                     }
                 }
-                Poll::Ready(Some(Err(error))) => return self.cut(&broken(Breakage::ClosedEarly, error.to_string())),
+                Poll::Ready(Some(Err(error))) => return self.breaks(&broken(Breakage::ClosedEarly, error.to_string())),
                 Poll::Ready(None) => return self.ended(),
                 Poll::Pending if self.pause.over(cx) => {
                     let after = self.pause.max;
-                    return self.cut(&Rejection::BackendTimeout { phase: Phase::BetweenChunks, after });
+                    return self.breaks(&Rejection::BackendTimeout { phase: Phase::BetweenChunks, after });
                 }
                 Poll::Pending => return Poll::Pending,
             }
@@ -173,9 +183,13 @@ impl Relay {
 
     /// The backend has ended its answer: well, or without saying so.
     fn ended(&mut self) -> Polled {
-        self.upstream = None;
+        let lease = self.upstream.take().and_then(|(_, lease)| lease);
         match std::mem::take(&mut self.lines).finish() {
-            End::Complete => {
+            End::Complete { stats } => {
+                if let (Some(lease), Some(load)) = (&lease, stats.load) {
+                    lease.loaded_in(load);
+                }
+                self.ledger.made(stats);
                 self.ledger.done();
                 Poll::Ready(None)
             }
@@ -184,10 +198,21 @@ impl Relay {
                 Poll::Ready(None)
             }
             End::Cut { fragment } => {
+                if let Some(lease) = &lease {
+                    lease.broke();
+                }
                 let cause = format!("the stream ended without done:true ({fragment} bytes of a line were dropped)");
                 self.tell(&broken(Breakage::ClosedEarly, cause))
             }
         }
+    }
+
+    /// Ends the stream because of its backend.
+    fn breaks(&mut self, why: &Rejection) -> Polled {
+        if let Some((_, Some(lease))) = &self.upstream {
+            lease.broke();
+        }
+        self.cut(why)
     }
 
     /// Ends the stream here and tells the client why.

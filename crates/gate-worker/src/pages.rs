@@ -17,7 +17,7 @@ pub(crate) fn page(gate: &Gate, route: &Route) -> Answering {
         Route::Root => Answering::whole(StatusCode::OK, TEXT, &b"Ollama is running"[..]),
         Route::OpenApi => Answering::whole(StatusCode::OK, "application/json", openapi::document()),
         Route::Docs(page) => docs(*page),
-        Route::Readyz => readiness(gate.zone.probe()),
+        Route::Readyz => readiness(gate),
         _ => Answering::whole(StatusCode::OK, TEXT, &b"ok\n"[..]),
     }
 }
@@ -32,9 +32,16 @@ fn docs(page: Page) -> Answering {
     answering
 }
 
-/// Whether requests can be answered, as the monitor last saw the backend.
-fn readiness(probe: Probe) -> Answering {
-    let (status, text) = match probe {
+/// Whether requests can be answered, as the monitor last saw the backends: one that answers is enough.
+fn readiness(gate: &Gate) -> Answering {
+    let members = gate.fleet.members();
+    let mut probes = members.iter().map(|member| member.cell().probe());
+    let seen = probes.clone().find(|probe| *probe == Probe::Healthy).or_else(|| probes.next());
+    let (status, text) = match seen.unwrap_or(Probe::Unknown) {
+        _ if seen.is_none() => (StatusCode::SERVICE_UNAVAILABLE, "no backend has an address\n".to_owned()),
+        probe if probe != Probe::Healthy && members.len() > 1 => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("none of {} backends answers\n", members.len()))
+        }
         Probe::Healthy => (StatusCode::OK, "ok\n".to_owned()),
         Probe::Unknown => (StatusCode::SERVICE_UNAVAILABLE, "the backend has not been asked yet\n".to_owned()),
         Probe::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "the backend cannot be reached\n".to_owned()),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gate_api::article::ArticleRequest;
 use gate_api::native::{self, NativeCall};
-use gate_api::rejection::LimitHeaders;
+use gate_api::rejection::{LimitHeaders, Phase};
 use gate_api::{Dialect, Fault, Rejection, Route, route};
 use gate_limit::{Client, Permit, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
@@ -27,6 +27,7 @@ use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::outbound::{Answering, Outbound};
 use crate::pages;
+use crate::trace::Trace;
 use crate::wire::{Line, REFUSED};
 
 /// The longest body that is read only to be dropped: it comes with its head or right behind it.
@@ -44,8 +45,10 @@ struct Refusal {
 
 /// Who asks, and how that is written in the log and to the backend.
 pub(crate) struct Caller {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) text: HeaderValue,
+    /// The names that its request is followed by.
+    pub(crate) trace: Trace,
 }
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -56,14 +59,19 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
     // Whoever reads it takes it.
     let mut body = Some(body);
     let mut ledger = Ledger::open(&gate, &line, &head);
-    let mut response = match until_cut((&gate, &line), answer(&gate, &line, (&head, &mut body), &mut ledger)).await {
-        Some(Ok(answering)) => answering.send(&gate, ledger),
-        Some(Err(refusal)) => refuse(&gate, &line, &head, refusal, ledger),
-        None => {
-            let dialect = screen(&line, &head).map_or_else(|refusal| refusal.dialect, |route| route.dialect());
-            let refusal = Refusal { dialect, rejection: Rejection::Draining, standing: None };
-            refuse(&gate, &line, &head, refusal, ledger)
-        }
+    let dialect = || screen(&line, &head).map_or_else(|refusal| refusal.dialect, |route| route.dialect());
+    let ended = |rejection| Refusal { dialect: dialect(), rejection, standing: None };
+    // Pinned where it stands: handed on by value it would be stored anew in every wrapper.
+    let answered = {
+        let mut answering = pin!(answer(&gate, &line, (&head, &mut body), &mut ledger));
+        let mut in_time = pin!(in_time(&gate, answering.as_mut()));
+        until_cut((&gate, &line), in_time.as_mut()).await
+    };
+    let mut response = match answered {
+        Some(Ok(Ok(answering))) => answering.send(&gate, ledger),
+        Some(Ok(Err(refusal))) => refuse(&gate, &line, &head, refusal, ledger),
+        Some(Err(rejection)) => refuse(&gate, &line, &head, ended(rejection), ledger),
+        None => refuse(&gate, &line, &head, ended(Rejection::Draining), ledger),
     };
     if let Some(body) = body
         && passing(&head, body).await == Passing::Left
@@ -107,13 +115,23 @@ async fn passing(head: &Parts, mut body: Incoming) -> Passing {
 }
 
 /// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
-async fn until_cut<T>((gate, line): (&Gate, &Line), answering: impl Future<Output = T>) -> Option<T> {
-    let mut answering = pin!(answering);
+async fn until_cut<T>((gate, line): (&Gate, &Line), mut answering: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
         Poll::Pending if gate.ground.drain.ends_requests_of(line) => Poll::Ready(None),
         polled => polled.map(Some),
     })
     .await
+}
+
+/// What `answering` comes to within the time that a request may take as a whole.
+async fn in_time<T>(gate: &Gate, answering: Pin<&mut impl Future<Output = T>>) -> Result<T, Rejection> {
+    match gate.plan.request_timeout {
+        Some(after) => {
+            let late = |_| Rejection::BackendTimeout { phase: Phase::Whole, after };
+            within(after, answering).await.map_err(late)
+        }
+        None => Ok(answering.await),
+    }
 }
 
 /// The stages in their order.
@@ -124,7 +142,7 @@ async fn answer(
     ledger: &mut Ledger,
 ) -> Result<Answering, Refusal> {
     let client = identify(gate, line, head);
-    ledger.identify(&client.text);
+    ledger.identify(&client.text, &client.trace.id);
     let routed = screen(line, head);
     guard(gate, &client.client, &routed)?;
     let route = routed?;
@@ -148,8 +166,7 @@ async fn answer(
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let call = validate(&route, &bytes).map_err(refused)?;
             let permit = admit(gate, &client.client, (Scope::Api, dialect))?;
-            ledger.model(&call.model.into());
-            exchange::native(gate, &client, (&route, Some(bytes)), ledger).await.map_err(refused).map(
+            exchange::native(gate, &client, (&route, &call, bytes), ledger).await.map_err(refused).map(
                 |mut answering| {
                     limit_fields(gate, permit.standing(), &mut answering);
                     answering
@@ -157,7 +174,7 @@ async fn answer(
             )
         }
         Route::Tags | Route::Ps | Route::Version => {
-            exchange::native(gate, &client, (&route, None), ledger).await.map_err(refused)
+            exchange::question(gate, &client, &route, ledger).await.map_err(refused)
         }
         Route::Root | Route::OpenApi | Route::Docs(_) | Route::Healthz | Route::Readyz => Ok(pages::page(gate, &route)),
     }
@@ -177,7 +194,7 @@ fn identify(gate: &Gate, line: &Line, head: &Parts) -> Caller {
     } else {
         line.name.get_or_init(|| named(&client)).clone()
     };
-    Caller { client, text }
+    Caller { client, text, trace: Trace::of(&head.headers, &gate.ids) }
 }
 
 /// Which route it takes; or why its head was refused before hyper read it.
@@ -258,10 +275,11 @@ async fn article(
 ) -> Result<Answering, Rejection> {
     let model = match &gate.model {
         Some(model) => Rc::clone(model),
-        None => gate.newest.name(&gate.backend).await?,
+        None => gate.newest.name(&gate.fleet.any()?.backend).await?,
     };
     ledger.model(&model);
-    let body = exchange::article(gate, client, request.upstream_body(&model).into(), ledger).await?;
+    let want = exchange::want(gate, client, &model, ("", 0));
+    let body = exchange::article(gate, client, (want, request.upstream_body(&model).into()), ledger).await?;
     let mut answering = Answering::whole(StatusCode::OK, "application/json", body);
     limit_fields(gate, permit.standing(), &mut answering);
     Ok(answering)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use gate_config::{Plan, Settings};
 use gate_worker::{Listening, Post, Word, route_names};
 use gate_zone::layout::row;
-use gate_zone::{OwnRow, Place, Role, Row, Stage, Zone, clock};
+use gate_zone::{Bells, OwnRow, Place, Role, Row, Stage, Zone, clock};
 
 /// Far above what anything here needs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +53,8 @@ impl Scene {
                 place,
                 zone,
                 row: OwnRow::claim(zone.scoreboard().row(index), place, 1, clock::monotonic_ms()),
+                row_index: index,
+                bells: Rc::new(Bells::none()),
                 demo: None,
                 listeners: vec![Listening::Tcp(listener)],
                 lifeline: reader.into(),

@@ -131,6 +131,8 @@ pub mod backend {
     pub const SERVED: usize = 11;
     /// Failures that the breaker was told of. By compare-and-swap.
     pub const FAILED: usize = 12;
+    /// 1 once a model has been seen to leave memory for another. Written by the monitor.
+    pub const EVICTED: usize = 13;
     /// Models in memory: see [`crate::fleet::residents`]. By compare-and-swap.
     pub const RESIDENT: usize = 16;
     /// How many are remembered.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::clock::FOREVER;
 use crate::go;
+use crate::terms::{Terms, Wish};
 
 /// Which of the two generating routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub(crate) struct Ask {
     pub(crate) empty: bool,
     pub(crate) delivery: Delivery,
     pub(crate) keep_alive: Option<Duration>,
+    pub(crate) terms: Terms,
     pub(crate) num_predict: Option<usize>,
     pub(crate) format: Option<Value>,
     pub(crate) needs: Vec<&'static str>,
@@ -136,6 +138,7 @@ impl Ask {
             empty: true,
             delivery: Delivery::Stream,
             keep_alive: None,
+            terms: Terms::default(),
             num_predict: None,
             format: None,
             needs: Vec::new(),
@@ -143,6 +146,11 @@ impl Ask {
             bad_option: None,
             logprobs: Some(0),
         }
+    }
+
+    /// What it wants of the scheduler.
+    pub(crate) fn wish(&self) -> Wish {
+        Wish { terms: self.terms, keep_alive: self.keep_alive }
     }
 }
 
@@ -172,7 +180,8 @@ fn member(ask: &mut Ask, raw: &mut Raw, structure: &str, (name, value): (&str, &
         ("keep_alive", _) => ask.keep_alive = Some(keep_alive(value)?),
         ("options", _) => {
             let options = value.as_object().ok_or_else(|| wrong("map[string]interface {}"))?;
-            ask.bad_option = options.iter().find_map(|(name, value)| option_text(name, value));
+            ask.bad_option = bad_option(options);
+            ask.terms.take(options);
             ask.num_predict =
                 options.get("num_predict").and_then(Value::as_f64).filter(|n| *n >= 0.0).map(|n| n as usize);
         }
@@ -194,7 +203,8 @@ fn member(ask: &mut Ask, raw: &mut Raw, structure: &str, (name, value): (&str, &
             n @ 0..=20 => ask.logprobs = Some(n as usize),
             _ => return Err("top_logprobs must be between 0 and 20".to_owned()),
         },
-        ("truncate" | "shift", _) => drop(flag()?),
+        ("truncate", _) => drop(flag()?),
+        ("shift", _) => ask.terms.shift = flag()?,
         _ => {}
     }
     Ok(())
@@ -222,7 +232,8 @@ fn messages(ask: &mut Ask, value: &Value, wrong: impl Fn(&str) -> String) -> Res
     Ok(())
 }
 
-fn keep_alive(value: &Value) -> Result<Duration, String> {
+/// Reads the time that a model is to stay.
+pub(crate) fn keep_alive(value: &Value) -> Result<Duration, String> {
     let unsupported = |kind: &str| Err(format!("Unsupported type: '{kind}'"));
     match value {
         Value::Number(number) => {
@@ -236,11 +247,15 @@ fn keep_alive(value: &Value) -> Result<Duration, String> {
     }
 }
 
-/// The text for an option of a wrong type.
+/// The text for the first option of a wrong type.
+pub(crate) fn bad_option(options: &Map<String, Value>) -> Option<String> {
+    options.iter().find_map(|(name, value)| option_text(name, value))
+}
+
 fn option_text(name: &str, value: &Value) -> Option<String> {
     let (fits, wanted) = match name {
         "num_keep" | "seed" | "num_predict" | "top_k" | "repeat_last_n" | "num_ctx" | "num_batch" | "num_gpu"
-        | "main_gpu" | "num_thread" => (value.is_number(), "of type integer"),
+        | "main_gpu" | "num_thread" | "draft_num_predict" => (value.is_number(), "of type integer"),
         "top_p" | "min_p" | "typical_p" | "temperature" | "repeat_penalty" | "presence_penalty"
         | "frequency_penalty" => (value.is_number(), "of type float32"),
         "use_mmap" => (value.is_boolean(), "of type boolean"),

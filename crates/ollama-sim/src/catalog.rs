@@ -1,17 +1,19 @@
 //! What is said about models rather than by them: lists, facts, and embeddings, which are made up but always the same.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
-use crate::ask::Members;
+use crate::answer::{Answer, BUSY};
+use crate::ask::{Members, bad_option, keep_alive};
 use crate::clock::{nanos, rfc3339_nano};
 use crate::config::Model;
 use crate::generation::fnv;
-use crate::residence::Seat;
+use crate::native::wait;
+use crate::residence::{Busy, Lease, Seat};
 use crate::sim::Shared;
+use crate::terms::Wish;
 
 /// The length of an embedding: short, since nobody searches with it.
 const DIMENSIONS: usize = 8;
@@ -40,7 +42,7 @@ struct Running<'a> {
     details: Details<'a>,
     expires_at: String,
     size_vram: u64,
-    context_length: u32,
+    context_length: u64,
 }
 
 #[derive(Serialize)]
@@ -84,21 +86,17 @@ pub(crate) fn tags(shared: &Shared) -> Answer {
 
 /// `GET /api/ps`: the latest to leave memory first.
 pub(crate) fn ps(shared: &Shared) -> Answer {
-    let mut resident: Vec<(SystemTime, &Seat)> =
-        shared.residence.seats().iter().filter_map(|seat| Some((seat.resident_until()?, seat.as_ref()))).collect();
-    resident.sort_by_key(|(until, _)| std::cmp::Reverse(*until));
-    let running = resident.iter().map(|(until, seat)| {
-        let model = &seat.model;
-        Running {
-            name: &model.name,
-            model: &model.name,
-            size: model.size,
-            digest: digest(model),
-            details: details(model),
-            expires_at: rfc3339_nano(*until),
-            size_vram: 0,
-            context_length: model.context_length,
-        }
+    let mut resident = shared.residence.resident();
+    resident.sort_by_key(|one| std::cmp::Reverse(one.expires_at));
+    let running = resident.iter().map(|one| Running {
+        name: &one.model.name,
+        model: &one.model.name,
+        size: one.model.size,
+        digest: digest(one.model),
+        details: details(one.model),
+        expires_at: rfc3339_nano(one.expires_at),
+        size_vram: one.model.size_vram,
+        context_length: one.context_length,
     });
     Answer::json(&Listed { models: running.collect() })
 }
@@ -128,13 +126,13 @@ pub(crate) fn show(shared: &Shared, body: &[u8]) -> Answer {
 }
 
 /// `POST /api/embed`.
-pub(crate) fn embed(shared: &Shared, body: &[u8]) -> Answer {
+pub(crate) async fn embed(shared: &Shared, body: &[u8]) -> Answer {
     let started = Instant::now();
-    let (model, members) = match embedder(shared, body, "api.EmbedRequest") {
-        Ok(found) => found,
+    let embedder = match Embedder::of(shared, body, "api.EmbedRequest") {
+        Ok(embedder) => embedder,
         Err(refusal) => return *refusal,
     };
-    let texts: Option<Vec<&str>> = match members.last("input") {
+    let texts: Option<Vec<&str>> = match embedder.members.last("input") {
         None | Some(Value::Null) => Some(Vec::new()),
         Some(Value::String(text)) if text.is_empty() => Some(Vec::new()),
         Some(Value::String(text)) => Some(vec![text]),
@@ -142,39 +140,79 @@ pub(crate) fn embed(shared: &Shared, body: &[u8]) -> Answer {
         Some(_) => None,
     };
     let Some(texts) = texts else { return Answer::error(400, "invalid input type") };
+    let lease = match embedder.admit(shared).await {
+        Ok(lease) => lease,
+        Err(refusal) => return *refusal,
+    };
+    if !texts.is_empty() {
+        wait(shared.config.prompt_time).await;
+    }
     Answer::json(&Embedded {
-        model: &model,
+        model: &embedder.name,
         embeddings: texts.iter().map(|text| vector(text)).collect(),
         total_duration: nanos(started.elapsed()).max(1),
-        load_duration: 1,
+        load_duration: nanos(lease.load).max(1),
         prompt_eval_count: texts.iter().map(|text| text.split(' ').count() as u64).sum(),
     })
+    .holding(lease)
 }
 
 /// `POST /api/embeddings`, the older form.
-pub(crate) fn embeddings(shared: &Shared, body: &[u8]) -> Answer {
-    let (_, members) = match embedder(shared, body, "api.EmbeddingRequest") {
-        Ok(found) => found,
+pub(crate) async fn embeddings(shared: &Shared, body: &[u8]) -> Answer {
+    let embedder = match Embedder::of(shared, body, "api.EmbeddingRequest") {
+        Ok(embedder) => embedder,
         Err(refusal) => return *refusal,
     };
-    let embedding = match members.last("prompt").and_then(Value::as_str).unwrap_or_default() {
+    let embedding = match embedder.members.last("prompt").and_then(Value::as_str).unwrap_or_default() {
         "" => Vec::new(),
         prompt => vector(prompt),
     };
-    Answer::json(&json!({ "embedding": embedding }))
+    let lease = match embedder.admit(shared).await {
+        Ok(lease) => lease,
+        Err(refusal) => return *refusal,
+    };
+    if !embedding.is_empty() {
+        wait(shared.config.prompt_time).await;
+    }
+    Answer::json(&json!({ "embedding": embedding })).holding(lease)
 }
 
-/// The name of a model that embeds, and the request's members.
-fn embedder(shared: &Shared, body: &[u8], wanted: &str) -> Result<(String, Members), Box<Answer>> {
-    let members = Members::read(body, wanted).map_err(|text| Box::new(Answer::error(400, &text)))?;
-    let name = members.last("model").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let Some(seat) = shared.residence.seat(&name) else {
-        return Err(Box::new(Answer::error(404, &format!("model \"{name}\" not found, try pulling it first"))));
-    };
-    if !seat.model.capabilities.iter().any(|own| own == "embedding") {
-        return Err(Box::new(Answer::error(501, "this model does not support embeddings")));
+/// A model that embeds, and the request's members.
+struct Embedder<'a> {
+    name: String,
+    seat: &'a Seat,
+    members: Members,
+}
+
+impl<'a> Embedder<'a> {
+    fn of(shared: &'a Shared, body: &[u8], wanted: &str) -> Result<Self, Box<Answer>> {
+        let members = Members::read(body, wanted).map_err(|text| Box::new(Answer::error(400, &text)))?;
+        let name = members.last("model").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(seat) = shared.residence.seat(&name) else {
+            return Err(Box::new(Answer::error(404, &format!("model \"{name}\" not found, try pulling it first"))));
+        };
+        if !seat.model.capabilities.iter().any(|own| own == "embedding") {
+            return Err(Box::new(Answer::error(501, "this model does not support embeddings")));
+        }
+        seat.asked();
+        Ok(Self { name, seat, members })
     }
-    Ok((name, members))
+
+    /// Waits for a slot.
+    async fn admit(&self, shared: &Shared) -> Result<Lease, Box<Answer>> {
+        let mut wish = Wish::default();
+        if let Some(value) = self.members.last("keep_alive").filter(|value| !value.is_null()) {
+            wish.keep_alive = Some(keep_alive(value).map_err(|text| Box::new(Answer::error(400, &text)))?);
+        }
+        if let Some(options) = self.members.last("options").and_then(Value::as_object) {
+            if let Some(text) = bad_option(options) {
+                return Err(Box::new(Answer::error(500, &text)));
+            }
+            wish.terms.take(options);
+        }
+        let lease = shared.residence.admit(self.seat, wish).await;
+        lease.map_err(|Busy| Box::new(Answer::error(503, BUSY)))
+    }
 }
 
 fn tag(model: &Model) -> Tag<'_> {

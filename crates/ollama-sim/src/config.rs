@@ -14,8 +14,8 @@ const DEMO_TOKEN_RATE: u32 = 25;
 /// Requests that may generate at once: a middle way between Ollama's default of 1 and a wide machine.
 const SLOTS: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
 
-/// Requests that may wait for a slot; Ollama's own `OLLAMA_MAX_QUEUE`.
-const QUEUE: usize = 512;
+/// Requests that may wait for a load; Ollama's own `OLLAMA_MAX_QUEUE`.
+const LOAD_QUEUE: usize = 512;
 
 /// How long a model stays loaded after its last request; Ollama's own default.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
@@ -43,15 +43,17 @@ pub struct Model {
     pub modified_at: SystemTime,
     /// How long it takes to load when it is not in memory.
     pub load_time: Duration,
-    /// Its size on disk in bytes.
+    /// Its size on disk, and in memory, in bytes.
     pub size: u64,
+    /// How much of it lies in a GPU's memory once it is loaded: 0 is a machine without one, `size` all of it.
+    pub size_vram: u64,
     /// Its family, such as `llama`.
     pub family: String,
     /// Its size as people say it, such as `1.2B`.
     pub parameter_size: String,
     /// Its number format, such as `Q8_0`.
     pub quantization_level: String,
-    /// The context it is loaded with, in tokens.
+    /// The context it is loaded with where a request does not say, in tokens.
     pub context_length: u32,
     /// What it can do: `completion`, `embedding`, `tools`, `thinking`, `insert`.
     pub capabilities: Vec<String>,
@@ -65,6 +67,7 @@ impl Model {
             modified_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600),
             load_time: Duration::ZERO,
             size: 1_321_098_329,
+            size_vram: 0,
             family: "llama".to_owned(),
             parameter_size: "1.2B".to_owned(),
             quantization_level: "Q8_0".to_owned(),
@@ -83,10 +86,18 @@ pub struct Config {
     pub token_rate: u32,
     /// The models it has. [`Personality::Echo`] answers for any other name too.
     pub models: Vec<Model>,
-    /// Requests for one model that are answered at once.
+    /// Requests for one model that are answered at once; Ollama's `OLLAMA_NUM_PARALLEL`.
     pub slots: NonZeroUsize,
-    /// Requests that may wait for a slot; the next gets 503.
+    /// Requests that may wait for a slot of a loaded model, over all models; the next gets 503. Ollama has no such
+    /// bound, and `usize::MAX`, the default, is none.
     pub queue: usize,
+    /// Models that fit in memory at once; Ollama's `OLLAMA_MAX_LOADED_MODELS`. 0, the default, is no bound.
+    pub memory: usize,
+    /// Requests that may wait behind the one that loads; the next gets 503. Ollama's `OLLAMA_MAX_QUEUE`, which bounds
+    /// nothing else. Those for the model that is loading wait beside this line.
+    pub load_queue: usize,
+    /// How long a prompt is evaluated before the first token of an answer, or for an embedding.
+    pub prompt_time: Duration,
     /// How long a model stays loaded when the request does not say.
     pub keep_alive: Duration,
     /// Faults to play from the start, see [`Rule`].
@@ -117,7 +128,10 @@ impl Default for Config {
             token_rate: 0,
             models: vec![Model::named(MODEL)],
             slots: SLOTS,
-            queue: QUEUE,
+            queue: usize::MAX,
+            memory: 0,
+            load_queue: LOAD_QUEUE,
+            prompt_time: Duration::ZERO,
             keep_alive: KEEP_ALIVE,
             script: Vec::new(),
             recorded: RECORDED,

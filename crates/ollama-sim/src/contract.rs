@@ -17,13 +17,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, BARE_TEXT, BUSY, Body, JSON};
-use crate::ask::{Delivery, Form};
+use crate::ask::{self, Delivery, Form};
 use crate::generation::{Generation, Said, Stamp};
 use crate::python;
+use crate::terms::Wish;
 
 /// Where `@redirect` leads.
 pub(crate) const ELSEWHERE: &str = "/api/elsewhere";
@@ -36,35 +38,76 @@ const CUT: (&[u8], usize) = (b"{\"model\":\"m\",\"response\":\"half an ans", 100
 const UNICODE: &str = "h\u{e9}llo \u{4e16}\u{754c} \u{1f680} \"quoted\" back\\slash \u{1}\t\n\u{2028} </script>";
 
 /// A request's members as they were written; the last of two wins.
-type Asked = HashMap<String, Box<RawValue>>;
+pub(crate) struct Asked(HashMap<String, Box<RawValue>>);
+
+/// What a prompt gets.
+pub(crate) enum Reply {
+    /// Something that is no text of a model.
+    Odd(Answer),
+    Speech(Speech),
+}
+
+/// A text, and how it is to come.
+pub(crate) struct Speech {
+    pub(crate) generation: Generation,
+    /// What is said in one piece.
+    pub(crate) said: Said,
+    pub(crate) delivery: Delivery,
+}
+
+impl Asked {
+    /// Reads a body.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, Box<Answer>> {
+        serde_json::from_slice(body).map(Self).map_err(|why| Box::new(Answer::error(400, &why.to_string())))
+    }
+
+    /// The model's name; empty where there is none.
+    pub(crate) fn model(&self) -> String {
+        self.text("model").unwrap_or_default()
+    }
+
+    /// What it wants of the scheduler; wrong types want nothing.
+    pub(crate) fn wish(&self) -> Wish {
+        let mut wish = Wish::default();
+        if let Some(options) = self.member::<Map<String, Value>>("options") {
+            wish.terms.take(&options);
+        }
+        wish.terms.shift = self.member("shift").unwrap_or(wish.terms.shift);
+        wish.keep_alive = self.member::<Value>("keep_alive").and_then(|value| ask::keep_alive(&value).ok());
+        wish
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.member(name)
+    }
+
+    fn member<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_str(self.0.get(name)?.get()).ok()
+    }
+}
 
 /// Answers a generate request by its prompt.
-pub(crate) async fn answer(path: &str, body: &[u8]) -> Answer {
-    let asked: Asked = match serde_json::from_slice(body) {
-        Ok(asked) => asked,
-        Err(why) => return Answer::error(400, &why.to_string()),
-    };
-    let Some(model) = text(&asked, "model").filter(|model| !model.is_empty()) else {
-        return Answer::error(400, "model is required");
-    };
-    let Some(prompt) = asked.get("prompt").map_or_else(|| Some(String::new()), |_| text(&asked, "prompt")) else {
-        return hang_up();
-    };
+pub(crate) async fn reply(path: &str, model: &str, asked: &Asked) -> Reply {
+    if model.is_empty() {
+        return Reply::Odd(Answer::error(400, "model is required"));
+    }
+    let prompt = asked.0.get("prompt").map_or_else(|| Some(String::new()), |_| asked.text("prompt"));
+    let Some(prompt) = prompt else { return Reply::Odd(hang_up()) };
     if let Some(answer) = odd(path, &prompt) {
-        return answer;
+        return Reply::Odd(answer);
     }
     if let Some(seconds) = prompt.strip_prefix("@sleep:") {
         let Some(span) = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) else {
-            return hang_up();
+            return Reply::Odd(hang_up());
         };
         tokio::time::sleep(span.min(SLEEP_MAX)).await;
     }
-    let Some(said) = said(&asked, &prompt) else { return hang_up() };
-    let delivery = match asked.get("stream").map(|raw| raw.get()) {
+    let Some(said) = said(asked, &prompt) else { return Reply::Odd(hang_up()) };
+    let delivery = match asked.0.get("stream").map(|raw| raw.get()) {
         Some("false") => Delivery::Whole,
         _ => Delivery::Stream,
     };
-    reply(&model, said, delivery)
+    Reply::Speech(speech(model, said, delivery))
 }
 
 /// The echo of a chat, whose last message stands for the prompt.
@@ -88,10 +131,6 @@ pub(crate) fn failure(status: u16) -> &'static str {
 
 fn hang_up() -> Answer {
     Answer::new(200, JSON, Body::HangUp)
-}
-
-fn text(asked: &Asked, name: &str) -> Option<String> {
-    serde_json::from_str(asked.get(name)?.get()).ok()
 }
 
 /// The prompts whose answer is no generation.
@@ -132,13 +171,13 @@ fn said(asked: &Asked, prompt: &str) -> Option<Said> {
 }
 
 fn shown(asked: &Asked) -> Option<String> {
-    let members = SHOWN.iter().filter_map(|name| Some((name, asked.get(*name)?)));
+    let members = SHOWN.iter().filter_map(|name| Some((name, asked.0.get(*name)?)));
     let members: Option<Vec<String>> =
         members.map(|(name, raw)| Some(format!("\"{name}\": {}", python::dumps(raw.get())?))).collect();
     Some(format!("{{{}}}", members?.join(", ")))
 }
 
-fn reply(model: &str, said: Said, delivery: Delivery) -> Answer {
+fn speech(model: &str, said: Said, delivery: Delivery) -> Speech {
     // A stream says values as Python prints them, and cannot leave the member out.
     let spoken = match &said {
         Said::Text(text) => text.clone(),
@@ -147,10 +186,7 @@ fn reply(model: &str, said: Said, delivery: Delivery) -> Answer {
         Said::Absent => "echo: @missing".to_owned(),
     };
     let generation = Generation { tokens: words(&spoken), ..echo(Form::Generate, model, "") };
-    match delivery {
-        Delivery::Stream => Answer::stream(generation),
-        Delivery::Whole => Answer::new(200, JSON, Body::Full(generation.object(said))),
-    }
+    Speech { generation, said, delivery }
 }
 
 fn words(text: &str) -> Vec<String> {

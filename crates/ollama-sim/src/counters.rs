@@ -11,12 +11,31 @@ pub struct Counters {
     pub connections: Connections,
     /// Requests by method and path; paths that Ollama does not have count together as `other`.
     pub requests: BTreeMap<String, u64>,
+    /// Generating and embedding requests by the model they name, as it is configured; names that no model has are
+    /// not here, but those that [`Personality::Echo`](crate::Personality::Echo) takes all the same, as `anything`.
+    pub requests_by_model: BTreeMap<String, u64>,
     /// Requests being worked on now, waiting ones included; a reset does not touch it.
     pub in_flight: u64,
     /// The most at once so far.
     pub in_flight_max: u64,
+    /// Those in flight that generate or embed, without the lists and versions that a proxy asks for meanwhile; a reset
+    /// does not touch it.
+    pub generating: u64,
+    /// The most of them at once so far.
+    pub generating_max: u64,
     /// Requests that wait for a slot now; a reset does not touch it.
     pub queued: u64,
+    /// Requests in the line for loads now, with the one whose turn it is, but without those that wait for the model
+    /// that is loading; a reset does not touch it.
+    pub pending_loads: u64,
+    /// Loads begun.
+    pub loads: u64,
+    /// Those that took another model's memory.
+    pub swaps: u64,
+    /// Those that replaced the same model, for other options.
+    pub reloads: u64,
+    /// Those given up because the client left.
+    pub aborted_loads: u64,
     /// Answers sent to their end.
     pub completed: u64,
     /// Answers broken off by a fault.
@@ -80,4 +99,11 @@ pub struct RecordedRequest {
     pub headers: Vec<(String, String)>,
     /// The first 64 KiB of the body, as text.
     pub body: String,
+}
+
+impl RecordedRequest {
+    /// The first header of this name, in any letter case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
 }

@@ -22,7 +22,7 @@ pub(crate) const RECORDED_AT: &str = "2025-01-01T00:00:00.000000000Z";
 pub(crate) enum Stamp {
     /// They are measured.
     Measured,
-    /// They are always the same, so that answers can be compared with recordings.
+    /// They are always the same, so that answers can be compared with recordings; but for times that were asked for.
     Recorded,
 }
 
@@ -62,6 +62,10 @@ pub(crate) struct Generation {
     pub(crate) logprobs: Option<usize>,
     pub(crate) stamp: Stamp,
     pub(crate) load: Duration,
+    /// How long it stood in line for a slot: part of the whole, but of nothing else that is reported.
+    pub(crate) waited: Duration,
+    /// How long the prompt takes before the first token.
+    pub(crate) prompt_time: Duration,
     pub(crate) started: Instant,
     /// The time between tokens.
     pub(crate) gap: Duration,
@@ -82,6 +86,8 @@ impl Generation {
             logprobs: None,
             stamp: Stamp::Measured,
             load: Duration::ZERO,
+            waited: Duration::ZERO,
+            prompt_time: Duration::ZERO,
             started: Instant::now(),
             gap: Duration::ZERO,
             given: 0,
@@ -127,12 +133,18 @@ impl Generation {
         let (message, response) = self.said(said);
         let generated = if self.length == Length::Endless { self.given } else { self.tokens.len() };
         let metrics = match self.stamp {
-            Stamp::Recorded => [5_000_000, 1_000_000, 4, 1_000_000, 8, 3_000_000],
+            Stamp::Recorded => {
+                let [load, prompt] = [self.load, self.prompt_time].map(|span| clock::nanos(span).max(1_000_000));
+                [load + prompt + 3_000_000, load, 4, prompt, 8, 3_000_000]
+            }
             Stamp::Measured => {
                 let load = clock::nanos(self.load).max(1);
-                let prompt = self.prompt_tokens as u64;
-                let evaluated = clock::nanos(self.started.elapsed()).saturating_sub(load + prompt).max(1);
-                [load + prompt + evaluated, load, prompt, prompt, generated as u64, evaluated]
+                let waited = clock::nanos(self.waited);
+                let count = self.prompt_tokens as u64;
+                let prompt = clock::nanos(self.prompt_time).max(count);
+                let before = load + waited + prompt;
+                let evaluated = clock::nanos(self.started.elapsed()).saturating_sub(before).max(1);
+                [before + evaluated, load, count, prompt, generated as u64, evaluated]
             }
         };
         // Go leaves numbers out that are 0.
@@ -328,6 +340,16 @@ mod tests {
         assert_eq!(part("total_duration"), parts);
         assert_eq!((part("prompt_eval_count"), part("eval_count")), (2, 3));
         assert_eq!(last.get("context"), None);
+    }
+
+    #[test]
+    fn the_time_in_line_is_part_of_the_whole_alone() {
+        let waited = Duration::from_secs(3600);
+        let generation = Generation { waited, ..Generation::new(Form::Chat, "m", tokens("a b c")) };
+        let last: Value = serde_json::from_slice(&generation.object(Said::Text(String::new()))).unwrap();
+        let part = |name: &str| Duration::from_nanos(last[name].as_u64().unwrap());
+        let parts: Duration = ["load_duration", "prompt_eval_duration", "eval_duration"].into_iter().map(part).sum();
+        assert_eq!(part("total_duration"), waited + parts);
     }
 
     #[test]

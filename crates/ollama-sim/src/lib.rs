@@ -1,7 +1,7 @@
 //! A simulated Ollama: the routes, answers and error texts of the real one, with text from a can instead of a model.
 //!
-//! It stands behind the gate in demonstrations, tests and benchmarks. It knows models that load, stay and are
-//! unloaded, slots and a queue, streams at a set rate, clients that leave, and every way an upstream can misbehave
+//! It stands behind the gate in demonstrations, tests and benchmarks. It knows models that load, stay,
+//! make room for others and are loaded anew for other options as Ollama's scheduler has it, slots and queues, streams at a set rate, clients that leave, and every way an upstream can misbehave
 //! ([`Fault`]). It does not do inference, the `/v1` families, or anything that changes models.
 //!
 //! It speaks HTTP/1.1 itself over the plain socket, because a reset in the middle of a head, or a chunk boundary
@@ -29,6 +29,8 @@ mod counters;
 mod fault;
 mod generation;
 mod go;
+mod listener;
+mod memory;
 mod native;
 mod python;
 mod residence;
@@ -36,6 +38,8 @@ mod routes;
 mod sender;
 mod server;
 mod sim;
+mod stream;
+mod terms;
 mod wire;
 
 pub use config::{Config, Model, Personality};

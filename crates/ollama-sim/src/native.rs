@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::answer::{Answer, BUSY, Body, JSON};
 use crate::ask::{self, Ask, Delivery, Form};
 use crate::config::Personality;
-use crate::contract;
+use crate::contract::{self, Asked, Reply};
 use crate::fault::Fault;
-use crate::generation::{Generation, Length, Said, tokens};
+use crate::generation::{Generation, Length, Said, Stamp, tokens};
 use crate::go;
-use crate::residence::Seat;
+use crate::residence::{Lease, Seat};
 use crate::sim::Shared;
 use crate::wire::Request;
 
@@ -35,8 +35,9 @@ pub(crate) async fn answer(shared: &Shared, form: Form, body: &[u8], fault: Faul
     let Some(seat) = shared.residence.seat(&ask.model).filter(|_| !ask.model.is_empty()) else {
         return Answer::error(404, &format!("model '{}' not found", ask.model));
     };
+    seat.asked();
     if ask.empty && ask.keep_alive == Some(Duration::ZERO) {
-        seat.keep(Duration::ZERO);
+        shared.residence.unload(seat);
         return notice(&ask, "unload");
     }
     if shared.config.personality == Personality::Demo
@@ -44,7 +45,7 @@ pub(crate) async fn answer(shared: &Shared, form: Form, body: &[u8], fault: Faul
     {
         return refusal;
     }
-    let Ok(lease) = shared.residence.admit(seat, ask.keep_alive).await else {
+    let Ok(lease) = shared.residence.admit(seat, ask.wish()).await else {
         return Answer::error(503, BUSY);
     };
     if ask.empty {
@@ -57,27 +58,57 @@ pub(crate) async fn answer(shared: &Shared, form: Form, body: &[u8], fault: Faul
         Personality::Demo => speak(&ask),
         Personality::Echo => contract::echo(form, &ask.model, &ask.prompt),
     };
-    generation.load = lease.load;
     generation.started = started;
     generation.logprobs = ask.logprobs;
+    timed(shared, &mut generation, seat, &lease);
     let answer = deliver(shared, generation, ask.delivery, fault).await;
     answer.holding(lease)
 }
 
 /// Answers by the prompt alone, with a slot all the same.
 pub(crate) async fn echo(shared: &Shared, request: &Request, fault: Fault) -> Answer {
-    let Some(seat) = shared.residence.seat("") else {
-        return Answer::error(404, "model '' not found");
+    let asked = match Asked::read(&request.body) {
+        Ok(asked) => asked,
+        Err(refusal) => return *refusal,
     };
-    let Ok(lease) = shared.residence.admit(seat, None).await else {
+    let model = asked.model();
+    let Some(seat) = shared.residence.seat(&model) else {
+        return Answer::error(404, &format!("model '{model}' not found"));
+    };
+    seat.asked();
+    let Ok(lease) = shared.residence.admit(seat, asked.wish()).await else {
         return Answer::error(503, BUSY);
     };
-    let answer = contract::answer(request.path(), &request.body).await;
-    match answer.body {
-        Body::Stream(generation) => deliver(shared, *generation, Delivery::Stream, fault).await,
-        _ => answer,
+    let mut speech = match contract::reply(request.path(), &model, &asked).await {
+        Reply::Odd(answer) => return answer.holding(lease),
+        Reply::Speech(speech) => speech,
+    };
+    timed(shared, &mut speech.generation, seat, &lease);
+    let answer = match speech.delivery {
+        Delivery::Stream => deliver(shared, speech.generation, Delivery::Stream, fault).await,
+        // In one piece it comes without the time of its tokens: it was recorded so.
+        Delivery::Whole => {
+            wait(speech.generation.prompt_time).await;
+            Answer::new(200, JSON, Body::Full(speech.generation.object(speech.said)))
+        }
+    };
+    answer.holding(lease)
+}
+
+/// Notes the times that the answer reports.
+fn timed(shared: &Shared, generation: &mut Generation, seat: &Seat, lease: &Lease) {
+    // Fixed times stay as they are where nobody asked for others.
+    let fixed = generation.stamp == Stamp::Recorded && seat.model.load_time.is_zero();
+    generation.load = if fixed { Duration::ZERO } else { lease.load };
+    generation.waited = lease.waited;
+    generation.prompt_time = shared.config.prompt_time;
+}
+
+/// Waits; not at all for no time, since even then the timer takes a tick.
+pub(crate) async fn wait(span: Duration) {
+    if !span.is_zero() {
+        tokio::time::sleep(span).await;
     }
-    .holding(lease)
 }
 
 /// Gives the generation its pace and the faults that lengthen it, and waits for it where it comes in one piece.
@@ -96,10 +127,7 @@ async fn deliver(shared: &Shared, mut generation: Generation, delivery: Delivery
         (Delivery::Whole, Length::Endless) => std::future::pending().await,
         (Delivery::Whole, Length::Finite) => {
             let spoken = generation.gap.saturating_mul(generation.tokens.len() as u32);
-            // Even a sleep of no time lasts a tick of the timer.
-            if !spoken.is_zero() {
-                tokio::time::sleep(spoken).await;
-            }
+            wait(generation.prompt_time + spoken).await;
             let whole = Said::Text(generation.tokens.concat());
             Answer::new(200, JSON, Body::Full(generation.object(whole)))
         }

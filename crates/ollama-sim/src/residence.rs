@@ -1,54 +1,111 @@
-//! Which models are in memory, who holds their slots and who waits. It knows nothing of requests beyond the model they
-//! name. Its invariant: a model is used only with a [`Lease`], and a lease gives everything back when it is dropped.
+//! Who may use which model, and who waits: for a turn to load, for memory, for a load, for a slot. What fits and who
+//! has to go is decided in `memory`. It knows nothing of requests beyond what they wish. Its invariant: a model is used
+//! only with a [`Lease`], and a lease gives everything back when it is dropped.
+//!
+//! It is the scheduler of Ollama in small. A request for a loaded model on the terms it was loaded with goes straight
+//! to that model's slots. All others stand in one line: whose turn it is finds room, if need be by waiting until a
+//! model's requests have ended, and loads; those behind wait meanwhile, whatever they want. A request for the very
+//! model that is loading waits beside the line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
 
 use crate::config::{Config, Model, Personality};
+use crate::memory::{Claim, Found, Loads, Memory, Used};
+use crate::terms::Wish;
 
 /// All models of a simulation.
 pub(crate) struct Residence {
-    seats: Vec<Arc<Seat>>,
+    seats: Vec<Seat>,
     /// Takes names that no model has, where any name is taken.
-    anything: Option<Arc<Seat>>,
-    queue: u64,
+    anything: Option<Seat>,
+    commons: Arc<Commons>,
+    /// Held from the search for room to the end of the load; those who wait for it are served in their order.
+    turn: tokio::sync::Mutex<()>,
+    pending: AtomicU64,
+    pending_max: u64,
     waiting: AtomicU64,
+    waiting_max: u64,
     keep_alive: Duration,
+    /// One moment on both clocks: Ollama's clients are told wall time.
+    epoch: (Instant, SystemTime),
 }
 
-/// One model and its state.
+/// What leases share with the residence they give back to.
+struct Commons {
+    memory: Mutex<Memory>,
+    /// A runner came or went, or a load was given up.
+    changed: Notify,
+}
+
+/// One model.
 pub(crate) struct Seat {
     pub(crate) model: Model,
-    slots: Arc<Semaphore>,
-    loading: tokio::sync::Mutex<()>,
-    /// When it leaves memory; in the past when it is not there.
-    until: Mutex<SystemTime>,
+    place: usize,
+    requests: AtomicU64,
 }
 
-/// The queue is full.
+/// Too many wait already.
 #[derive(Debug)]
 pub(crate) struct Busy;
 
-/// A slot of a loaded model. The model's time in memory starts anew when it is dropped.
+/// A slot of a loaded model.
 pub(crate) struct Lease {
-    seat: Arc<Seat>,
-    keep_alive: Duration,
-    /// How long the model took to load for this lease.
+    /// How long it took to have the model in memory; nothing when it was there.
     pub(crate) load: Duration,
+    /// How long it took to have a slot.
+    pub(crate) waited: Duration,
     _slot: OwnedSemaphorePermit,
+    _usage: Usage,
 }
 
-impl Drop for Lease {
+/// A model that is in memory now.
+pub(crate) struct Resident<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) expires_at: SystemTime,
+    pub(crate) context_length: u64,
+}
+
+/// The use of a runner. The model's time in memory starts anew when the last one is dropped.
+struct Usage {
+    commons: Arc<Commons>,
+    used: Used,
+}
+
+impl Drop for Usage {
     fn drop(&mut self) {
-        self.seat.keep(self.keep_alive);
+        if self.commons.memory().release(self.used.id, Instant::now()) {
+            self.commons.changed.notify_waiters();
+        }
     }
 }
 
-/// One more in the queue while it lives.
+/// A load that has begun; dropped before its end, it is given up.
+struct Loading<'a>(&'a Arc<Commons>);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        if self.0.memory().abort() {
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
+/// One more in a line while it lives.
 struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    /// Joins unless this many are there already.
+    fn join(line: &'a AtomicU64, most: u64) -> Result<Self, Busy> {
+        let before = line.fetch_add(1, Ordering::Relaxed);
+        let joined = Self(line);
+        if before < most { Ok(joined) } else { Err(Busy) }
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -58,25 +115,52 @@ impl Drop for Waiting<'_> {
 
 impl Residence {
     pub(crate) fn new(config: &Config) -> Self {
-        let seat = |model: &Model| Arc::new(Seat::new(model.clone(), config.slots.get()));
+        let seat = |(place, model)| Seat { model, place, requests: AtomicU64::new(0) };
+        let seats: Vec<Seat> = config.models.iter().cloned().enumerate().map(seat).collect();
+        let echoes = config.personality == Personality::Echo;
         Self {
-            seats: config.models.iter().map(seat).collect(),
-            anything: (config.personality == Personality::Echo).then(|| seat(&Model::named("anything"))),
-            queue: config.queue as u64,
+            anything: echoes.then(|| seat((seats.len(), Model::named("anything")))),
+            seats,
+            commons: Arc::new(Commons {
+                memory: Mutex::new(Memory::new(config.memory, config.slots.get())),
+                changed: Notify::new(),
+            }),
+            turn: tokio::sync::Mutex::new(()),
+            pending: AtomicU64::new(0),
+            // Whose turn it is has left Ollama's queue.
+            pending_max: (config.load_queue as u64).saturating_add(1),
             waiting: AtomicU64::new(0),
+            waiting_max: config.queue as u64,
             keep_alive: config.keep_alive,
+            epoch: (Instant::now(), SystemTime::now()),
         }
     }
 
     /// The seat of a model by the name a request uses: any letter case, `:latest` understood.
-    pub(crate) fn seat(&self, name: &str) -> Option<&Arc<Seat>> {
+    pub(crate) fn seat(&self, name: &str) -> Option<&Seat> {
         let wanted = full_name(name);
         self.seats.iter().find(|seat| full_name(&seat.model.name) == wanted).or(self.anything.as_ref())
     }
 
-    /// All models, in the order of the configuration.
-    pub(crate) fn seats(&self) -> &[Arc<Seat>] {
-        &self.seats
+    /// The models in memory. One that is loading is not there yet.
+    pub(crate) fn resident(&self) -> Vec<Resident<'_>> {
+        let (start, wall) = self.epoch;
+        let mut memory = self.commons.memory();
+        let listed = memory.runners(Instant::now()).iter().filter_map(|runner| {
+            Some(Resident {
+                model: &self.seats.get(runner.place)?.model,
+                expires_at: wall + runner.until.saturating_duration_since(start),
+                context_length: runner.terms.context_length(),
+            })
+        });
+        listed.collect()
+    }
+
+    /// Takes a model out of memory, once its requests have ended.
+    pub(crate) fn unload(&self, seat: &Seat) {
+        if self.commons.memory().unload(seat.place, Instant::now()) {
+            self.commons.changed.notify_waiters();
+        }
     }
 
     /// Requests that wait for a slot.
@@ -84,61 +168,115 @@ impl Residence {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits for a slot and for the model to be loaded. Dropping the future gives up the place, and a load with it.
-    pub(crate) async fn admit(&self, seat: &Arc<Seat>, keep_alive: Option<Duration>) -> Result<Lease, Busy> {
-        let slots = Arc::clone(&seat.slots);
-        let slot = if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-            slot
-        } else {
-            let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-            let _waiting = Waiting(&self.waiting);
-            if before >= self.queue {
-                return Err(Busy);
+    /// Requests in the line for loads, with the one whose turn it is.
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// What was loaded so far.
+    pub(crate) fn loads(&self) -> Loads {
+        self.commons.memory().loads
+    }
+
+    /// Requests for each model that had any.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = (String, u64)> {
+        let counts = self.all().map(|seat| (seat.model.name.clone(), seat.requests.load(Ordering::Relaxed)));
+        counts.filter(|(_, count)| *count > 0)
+    }
+
+    /// Begins to count anew.
+    pub(crate) fn reset(&self) {
+        self.commons.memory().loads = Loads::default();
+        self.all().for_each(|seat| seat.requests.store(0, Ordering::Relaxed));
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().chain(&self.anything)
+    }
+
+    /// Waits for the model to be loaded as wished, and for a slot. Dropping the future gives up the place, and a load
+    /// with it.
+    pub(crate) async fn admit(&self, seat: &Seat, wish: Wish) -> Result<Lease, Busy> {
+        let wish = Wish { terms: wish.terms.of_model(seat.model.context_length), ..wish };
+        let (usage, load) = self.runner(seat, &wish).await?;
+        let slots = Arc::clone(&usage.used.slots);
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            return Ok(Lease { load, waited: Duration::ZERO, _slot: slot, _usage: usage });
+        }
+        let _waiting = Waiting::join(&self.waiting, self.waiting_max)?;
+        let start = Instant::now();
+        let slot = slots.acquire_owned().await.expect("the semaphore lives as long as its uses and is never closed");
+        Ok(Lease { load, waited: start.elapsed(), _slot: slot, _usage: usage })
+    }
+
+    /// The use of a runner, and how long it took to come.
+    async fn runner(&self, seat: &Seat, wish: &Wish) -> Result<(Usage, Duration), Busy> {
+        let mut start = None;
+        loop {
+            // It hears of all that happens from here on, so nothing is missed between the look and the wait.
+            let changed = self.commons.changed.notified();
+            let now = Instant::now();
+            let found = self.commons.memory().find(seat.place, wish, now);
+            match found {
+                Found::Ready(used) => {
+                    return Ok((self.usage(used), start.map_or(Duration::ZERO, |start| now - start)));
+                }
+                Found::Loading => changed.await,
+                Found::Absent => break,
             }
-            slots.acquire_owned().await.expect("the semaphore lives as long as its seat and is never closed")
-        };
-        let keep_alive = keep_alive.unwrap_or(self.keep_alive);
-        let load = seat.load(keep_alive).await;
-        Ok(Lease { seat: Arc::clone(seat), keep_alive, load, _slot: slot })
+            start.get_or_insert(now);
+        }
+        let start = start.unwrap_or_else(Instant::now);
+        let _pending = Waiting::join(&self.pending, self.pending_max)?;
+        let _turn = self.turn.lock().await;
+        let usage = self.load(seat, wish).await;
+        Ok((usage, start.elapsed()))
+    }
+
+    /// Makes room and loads, unless somebody did meanwhile; for the one whose turn it is.
+    async fn load(&self, seat: &Seat, wish: &Wish) -> Usage {
+        let mut replaced = None;
+        loop {
+            let changed = self.commons.changed.notified();
+            let claim = self.commons.memory().claim(seat.place, wish, Instant::now());
+            match claim {
+                Claim::Ready(used) => return self.usage(used),
+                Claim::Free => break,
+                Claim::Evicted(cause) => replaced = Some(cause),
+                Claim::Full(cause) => {
+                    replaced = Some(cause);
+                    changed.await;
+                }
+            }
+        }
+        self.commons.memory().begin(seat.place, replaced);
+        let loading = Loading(&self.commons);
+        // Even a sleep of no time lasts a tick of the timer.
+        if !seat.model.load_time.is_zero() {
+            tokio::time::sleep(seat.model.load_time).await;
+        }
+        let keep_alive = wish.keep_alive.unwrap_or(self.keep_alive);
+        let used = self.commons.memory().finish(seat.place, wish.terms, keep_alive, Instant::now());
+        drop(loading);
+        self.commons.changed.notify_waiters();
+        self.usage(used)
+    }
+
+    fn usage(&self, used: Used) -> Usage {
+        Usage { commons: Arc::clone(&self.commons), used }
+    }
+}
+
+impl Commons {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
-    fn new(model: Model, slots: usize) -> Self {
-        Self {
-            model,
-            slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
-            loading: tokio::sync::Mutex::new(()),
-            until: Mutex::new(SystemTime::UNIX_EPOCH),
-        }
-    }
-
-    /// When the model leaves memory, if it is there.
-    pub(crate) fn resident_until(&self) -> Option<SystemTime> {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        (until > SystemTime::now()).then_some(until)
-    }
-
-    /// Keeps the model in memory for this long from now; not at all for zero.
-    pub(crate) fn keep(&self, span: Duration) {
-        let until = if span.is_zero() { SystemTime::UNIX_EPOCH } else { SystemTime::now() + span };
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-    }
-
-    /// Loads the model unless it is there; all that come meanwhile wait for the same load.
-    async fn load(&self, keep_alive: Duration) -> Duration {
-        if self.resident_until().is_some() {
-            return Duration::ZERO;
-        }
-        let _alone = self.loading.lock().await;
-        if self.resident_until().is_some() {
-            return Duration::ZERO;
-        }
-        if !self.model.load_time.is_zero() {
-            tokio::time::sleep(self.model.load_time).await;
-        }
-        self.keep(keep_alive);
-        self.model.load_time
+    /// Counts a request for this model.
+    pub(crate) fn asked(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -148,49 +286,4 @@ fn full_name(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::num::NonZeroUsize;
-
-    fn residence(queue: usize) -> Residence {
-        let model = Model { load_time: Duration::from_millis(50), ..Model::named("Small") };
-        Residence::new(&Config { models: vec![model], slots: NonZeroUsize::MIN, queue, ..Config::default() })
-    }
-
-    #[test]
-    fn names_match_in_any_case_and_with_latest() {
-        let residence = residence(0);
-        for name in ["small", "SMALL:latest", "Small"] {
-            assert!(residence.seat(name).is_some(), "{name}");
-        }
-        for name in ["", "small:1b", "other"] {
-            assert!(residence.seat(name).is_none(), "{name}");
-        }
-        assert!(Residence::new(&Config::echo()).seat("other").is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_model_loads_once_and_leaves_when_told() {
-        let residence = residence(0);
-        let seat = residence.seat("small").unwrap();
-        assert_eq!(residence.admit(seat, None).await.unwrap().load, Duration::from_millis(50));
-        assert_eq!(residence.admit(seat, Some(Duration::ZERO)).await.unwrap().load, Duration::ZERO);
-        assert_eq!(seat.resident_until(), None, "keep_alive 0 unloads");
-        assert_eq!(residence.admit(seat, None).await.unwrap().load, Duration::from_millis(50));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_queue_has_an_end_and_the_slot_comes_back() {
-        let residence = residence(1);
-        let seat = residence.seat("small").unwrap();
-        let first = residence.admit(seat, None).await.unwrap();
-        let mut second = std::pin::pin!(residence.admit(seat, None));
-        assert!(tokio::time::timeout(Duration::from_secs(1), &mut second).await.is_err(), "it has to wait");
-        assert_eq!(residence.waiting(), 1);
-        let third = tokio::time::timeout(Duration::from_secs(1), residence.admit(seat, None)).await;
-        assert!(matches!(third, Ok(Err(Busy))), "the queue is full");
-        drop(first);
-        assert!(second.await.is_ok());
-        assert_eq!(residence.waiting(), 0);
-    }
-}
+mod tests;

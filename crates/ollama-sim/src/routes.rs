@@ -31,6 +31,11 @@ pub(crate) fn is_known(path: &str) -> bool {
     allowed(path).is_some()
 }
 
+/// Whether a request to this path is work for a model.
+pub(crate) fn generates(path: &str) -> bool {
+    matches!(path, "/api/generate" | "/api/chat" | "/api/embed" | "/api/embeddings" | contract::ELSEWHERE)
+}
+
 fn allowed(path: &str) -> Option<&'static str> {
     PATHS.iter().find(|(own, _)| *own == path).map(|(_, methods)| *methods)
 }
@@ -66,8 +71,8 @@ async fn route(shared: &Shared, request: &Request, fault: Fault) -> Answer {
         "/api/tags" => catalog::tags(shared),
         "/api/ps" => catalog::ps(shared),
         "/api/show" => catalog::show(shared, &request.body),
-        "/api/embed" => catalog::embed(shared, &request.body),
-        "/api/embeddings" => catalog::embeddings(shared, &request.body),
+        "/api/embed" => catalog::embed(shared, &request.body).await,
+        "/api/embeddings" => catalog::embeddings(shared, &request.body).await,
         "/api/chat" => native::answer(shared, Form::Chat, &request.body, fault).await,
         "/api/generate" | contract::ELSEWHERE if echoes => native::echo(shared, request, fault).await,
         "/api/generate" => native::answer(shared, Form::Generate, &request.body, fault).await,

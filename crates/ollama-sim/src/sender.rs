@@ -161,7 +161,7 @@ impl<'a> Sender<'a> {
     }
 
     async fn stream(&mut self, mut generation: Generation) -> Result<(), End> {
-        let mut due = Instant::now();
+        let mut due = Instant::now() + generation.prompt_time;
         let after = match self.fault {
             Fault::Break(_, Point::Chunks(after) | Point::MidChunk(after))
             | Fault::Cut(after)
@@ -169,10 +169,13 @@ impl<'a> Sender<'a> {
             | Fault::ErrorLine(after) => Some(after as u64),
             _ => None,
         };
+        // The head goes out with the first token, as Ollama's does.
+        if generation.prompt_time > Duration::ZERO {
+            self.pause(due).await?;
+        }
         loop {
             let last = generation.at_last();
             if !last && generation.gap > Duration::ZERO {
-                // The head goes out with the first token, as Ollama's does.
                 due += generation.gap;
                 self.pause(due).await?;
             }

@@ -3,12 +3,11 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -16,15 +15,15 @@ use crate::answer::{Answer, BARE_TEXT, reason};
 use crate::config::Config;
 use crate::counters::Stage;
 use crate::fault::Fault;
+use crate::listener::Listener;
 use crate::routes;
 use crate::sender::{End, Sender};
 use crate::sim::{Shared, Sim};
+use crate::stream::Stream;
 use crate::wire::{Afterwards, NoRequest, Request, Version, Wire};
 
 /// The pause after a failed accept, which is nearly always a lack of file descriptors that takes time to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Connections that may wait to be accepted after a `refuse` fault; what std and tokio use at the start is no more.
-const BACKLOG: u32 = 1024;
 /// `refuse` faults that may wait for the listener; more wait for a place.
 const REFUSALS: usize = 8;
 
@@ -42,8 +41,7 @@ struct Refusal {
     closed: oneshot::Sender<()>,
 }
 
-pub(crate) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: impl Future) -> io::Result<()> {
-    let address = listener.local_addr()?;
+pub(crate) async fn run(shared: &Arc<Shared>, listener: Listener, shutdown: impl Future) -> io::Result<()> {
     let (wish, mut wishes) = mpsc::channel(REFUSALS);
     let mut connections = JoinSet::new();
     let mut listener = listener;
@@ -53,36 +51,25 @@ pub(crate) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: i
             biased;
             _ = &mut shutdown => return Ok(()),
             Some(Refusal { span, closed }) = wishes.recv() => {
-                drop(listener);
-                let place = hold(address)?;
+                let place = listener.close()?;
                 // Whoever wished it may have lost its client meanwhile.
                 closed.send(()).unwrap_or_default();
                 tokio::select! {
                     _ = &mut shutdown => return Ok(()),
-                    () = tokio::time::sleep(span) => listener = place.listen(BACKLOG)?,
+                    () = tokio::time::sleep(span) => listener = place.listen()?,
                 }
             }
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(Arc::clone(shared), stream, wish.clone()))),
+                Ok(stream) => drop(connections.spawn(connection(Arc::clone(shared), stream, wish.clone()))),
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
         }
     }
 }
 
-/// Binds without listening: connections are refused, and nobody else gets the port meanwhile.
-fn hold(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Connections of before are no obstacle then.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(socket)
-}
-
-async fn connection(shared: Arc<Shared>, stream: TcpStream, wish: mpsc::Sender<Refusal>) {
-    // Without it a token waits for the acknowledgement of the one before.
-    if stream.set_nodelay(true).is_err() {
+async fn connection(shared: Arc<Shared>, stream: Stream, wish: mpsc::Sender<Refusal>) {
+    if stream.send_at_once().is_err() {
         return;
     }
     let _open = shared.connected();

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Config;
 use crate::counters::{Cancellation, Counters, RecordedRequest};
 use crate::fault::{Fault, FaultError, Rule, magic};
+use crate::listener::Listener;
 use crate::residence::Residence;
 use crate::routes;
 use crate::sender::End;
@@ -44,7 +45,16 @@ impl Sim {
     /// # Errors
     /// Where the listener's address cannot be read, or not be bound again after a `refuse` fault.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future) -> io::Result<()> {
-        crate::server::run(&self.shared, listener, shutdown).await
+        crate::server::run(&self.shared, Listener::Tcp(listener), shutdown).await
+    }
+
+    /// The same on a Unix socket with a path. Such a socket knows no resets: faults that reset just end it. The file is
+    /// the caller's to remove.
+    ///
+    /// # Errors
+    /// Where a `refuse` fault finds the listener without a path, or cannot bind it again.
+    pub async fn serve_unix(&self, listener: UnixListener, shutdown: impl Future) -> io::Result<()> {
+        crate::server::run(&self.shared, Listener::Unix(listener), shutdown).await
     }
 
     /// What it has seen so far.
@@ -71,10 +81,19 @@ pub(crate) struct Shared {
     script: Mutex<VecDeque<Rule>>,
     open: AtomicU64,
     in_flight: AtomicU64,
+    generating: AtomicU64,
 }
 
 /// One more of something while it lives.
 pub(crate) struct Present<'a>(&'a AtomicU64);
+
+impl<'a> Present<'a> {
+    /// Gives how many there are with it, too.
+    fn among(count: &'a AtomicU64) -> (Self, u64) {
+        let now = count.fetch_add(1, Ordering::Relaxed) + 1;
+        (Self(count), now)
+    }
+}
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
@@ -90,20 +109,30 @@ impl Shared {
             script: Mutex::new(config.script.iter().cloned().collect()),
             open: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
+            generating: AtomicU64::new(0),
             config,
         }
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        let mut counters = self.totals().clone();
+        // Held to the end, so that no present is above its peak.
+        let totals = self.totals();
+        let mut counters = totals.clone();
         counters.connections.open = self.open.load(Ordering::Relaxed);
         counters.in_flight = self.in_flight.load(Ordering::Relaxed);
+        counters.generating = self.generating.load(Ordering::Relaxed);
         counters.queued = self.residence.waiting();
+        counters.pending_loads = self.residence.pending();
+        counters.requests_by_model = self.residence.requests().collect();
+        let loads = self.residence.loads();
+        (counters.loads, counters.aborted_loads) = (loads.begun, loads.aborted);
+        (counters.swaps, counters.reloads) = (loads.swaps, loads.reloads);
         counters
     }
 
     pub(crate) fn reset(&self) {
         *self.totals() = Counters::default();
+        self.residence.reset();
         self.script([]);
     }
 
@@ -114,15 +143,16 @@ impl Shared {
     /// A connection was accepted.
     pub(crate) fn connected(&self) -> Present<'_> {
         self.totals().connections.accepted += 1;
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Present(&self.open)
+        Present::among(&self.open).0
     }
 
     /// A request arrived; `earlier` came before it on its connection.
-    pub(crate) fn arrived(&self, request: &Request, earlier: u64) -> Present<'_> {
-        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+    pub(crate) fn arrived(&self, request: &Request, earlier: u64) -> (Present<'_>, Option<Present<'_>>) {
         let mut totals = self.totals();
-        totals.in_flight_max = totals.in_flight_max.max(now);
+        let (present, in_flight) = Present::among(&self.in_flight);
+        let generating = routes::generates(request.path()).then(|| Present::among(&self.generating));
+        totals.in_flight_max = totals.in_flight_max.max(in_flight);
+        totals.generating_max = totals.generating_max.max(generating.as_ref().map_or(0, |(_, now)| *now));
         totals.connections.reused += u64::from(earlier > 0);
         *totals.requests.entry(label(request)).or_default() += 1;
         if self.config.recorded > 0 {
@@ -138,7 +168,7 @@ impl Shared {
                 },
             );
         }
-        Present(&self.in_flight)
+        (present, generating.map(|(present, _)| present))
     }
 
     /// An answer came to its end, or not, after this many lines.

@@ -4,9 +4,7 @@
 use std::future::ready;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
+use crate::stream::{Reading, Stream};
 
 /// Larger heads are refused: many times what a proxy adds to a client's.
 const HEAD_MAX: usize = 64 << 10;
@@ -77,7 +75,7 @@ impl Request {
 
 /// A connection.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     inbox: Vec<u8>,
     out: Vec<u8>,
     /// When something was last sent or received.
@@ -85,7 +83,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, inbox: Vec::with_capacity(4096), out: Vec::with_capacity(4096), active_at: Instant::now() }
     }
 
@@ -169,7 +167,7 @@ impl Wire {
     }
 
     async fn more(&mut self) -> Result<(), NoRequest> {
-        match self.stream.read_buf(&mut self.inbox).await {
+        match self.stream.split().0.read(&mut self.inbox).await {
             Ok(0) | Err(_) => Err(NoRequest::Gone),
             Ok(_) => Ok(()),
         }
@@ -216,7 +214,7 @@ impl Wire {
 
     /// Ends the connection with a reset as soon as it is dropped.
     pub(crate) fn reset_on_drop(&mut self) {
-        if let Err(why) = self.stream.set_zero_linger() {
+        if let Err(why) = self.stream.reset_on_drop() {
             // The client sees an orderly end instead of a reset: a test of ours will say so.
             eprintln!("ollama-sim: no reset possible: {why}");
         }
@@ -240,9 +238,9 @@ impl Wire {
 #[derive(Debug)]
 pub(crate) struct Gone;
 
-async fn read_to_end(reading: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) {
+async fn read_to_end(reading: &mut Reading<'_>, inbox: &mut Vec<u8>) {
     while inbox.len() < AHEAD_MAX {
-        if matches!(reading.read_buf(inbox).await, Ok(0) | Err(_)) {
+        if matches!(reading.read(inbox).await, Ok(0) | Err(_)) {
             return;
         }
     }

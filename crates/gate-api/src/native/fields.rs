@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use super::opening::Opening;
 use super::{duration, text, walk};
 
 /// A field's name and type.
@@ -51,12 +52,19 @@ const FIELDS_MAX: usize = 18;
 pub(super) struct Found<'a> {
     table: &'static [Field],
     values: [Option<&'a str>; FIELDS_MAX],
+    /// How the messages among them begin.
+    pub(super) opening: Opening,
 }
 
 impl<'a> Found<'a> {
+    /// Nothing yet of what `table` has.
+    pub(super) fn none(table: &'static [Field]) -> Self {
+        Self { table, values: [None; FIELDS_MAX], opening: Opening::default() }
+    }
+
     /// The value's JSON text.
     pub(super) fn raw(&self, name: &str) -> Option<&'a str> {
-        let at = self.table.iter().position(|Field(field, _)| *field == name)?;
+        let at = position(self.table, name)?;
         self.values[at].filter(|value| *value != "null")
     }
 
@@ -79,15 +87,16 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Reads a request's body, `value`, which Go fills into the struct `go`.
-pub(super) fn body<'a>(go: &'static str, table: &'static [Field], value: &'a str) -> Result<Found<'a>, String> {
+/// Reads a request's body, `value`, which Go fills into the struct `go`, into `found`: it is large enough that moving
+/// it costs.
+pub(super) fn body<'a>(go: &'static str, value: &'a str, found: &mut Found<'a>) -> Result<(), String> {
     let mut faults = Faults { first: None };
-    let found = match kind(value) {
-        "object" => members(Place { parent: go, field: "" }, table, value, &mut faults)?,
-        "null" => Found { table, values: [None; FIELDS_MAX] },
+    match kind(value) {
+        "object" => members(Place { parent: go, field: "" }, value, found, &mut faults)?,
+        "null" => {}
         other => return Err(format!("json: cannot unmarshal {other} into Go value of type api.{go}")),
-    };
-    faults.into_result().map(|()| found)
+    }
+    faults.into_result()
 }
 
 /// Where a value stands: `parent` is the struct, with the path down to it.
@@ -120,27 +129,31 @@ impl Faults {
     }
 }
 
-fn members<'a>(
-    place: Place,
-    table: &'static [Field],
-    object: &'a str,
-    faults: &mut Faults,
-) -> Result<Found<'a>, String> {
-    let mut found = Found { table, values: [None; FIELDS_MAX] };
+fn members<'a>(place: Place, object: &'a str, found: &mut Found<'a>, faults: &mut Faults) -> Result<(), String> {
+    let table = found.table;
     for (key, value) in walk::members(object) {
         let key = text::unescaped(key);
-        let Some(at) = table.iter().position(|Field(name, _)| text::is_same_field(&key, name)) else { continue };
+        // Nearly all keys are spelled as they are here.
+        let folded = || table.iter().position(|Field(name, _)| text::is_same_field(&key, name));
+        let Some(at) = position(table, &key).or_else(folded) else { continue };
         let Field(field, shape) = table[at];
         if found.values[at].replace(value).is_some() {
             return Err(format!("ambiguous body: \"{field}\" is given more than once"));
         }
-        judge(shape, value, Place { field, ..place }, faults)?;
+        judge(shape, value, Place { field, ..place }, faults, &mut found.opening)?;
     }
-    Ok(found)
+    Ok(())
+}
+
+/// The field of exactly this name.
+fn position(table: &[Field], key: &str) -> Option<usize> {
+    // Most names differ in length or first letter, which costs no call.
+    let first = key.as_bytes().first();
+    table.iter().position(|Field(name, _)| name.len() == key.len() && name.as_bytes().first() == first && *name == key)
 }
 
 /// Judges one value; an error is one at which Go stops.
-fn judge(shape: Shape, value: &str, place: Place, faults: &mut Faults) -> Result<(), String> {
+fn judge(shape: Shape, value: &str, place: Place, faults: &mut Faults, opening: &mut Opening) -> Result<(), String> {
     let got = kind(value);
     match (shape, got) {
         (_, "null") | (Shape::Any, _) | (Shape::Text, "string") | (Shape::Flag | Shape::Think, "bool") => {}
@@ -155,7 +168,7 @@ fn judge(shape: Shape, value: &str, place: Place, faults: &mut Faults) -> Result
         (Shape::Images, _) => faults.mismatch(got, place, "[]api.ImageData"),
         (Shape::Options, "object") => options(value, place, faults),
         (Shape::Options, _) => faults.mismatch(got, place, "map[string]interface {}"),
-        (Shape::Messages, "array") => walk::items(value).try_for_each(message)?,
+        (Shape::Messages, "array") => messages(value, opening)?,
         (Shape::Messages, _) => faults.mismatch(got, place, "[]api.Message"),
         (Shape::Objects { item, .. }, "array") => {
             for got in walk::items(value).map(kind).filter(|got| !matches!(*got, "object" | "null")) {
@@ -231,16 +244,20 @@ fn options(value: &str, place: Place, faults: &mut Faults) {
     }
 }
 
-/// A message has a reader of its own, so its first fault ends the whole body.
-fn message(value: &str) -> Result<(), String> {
+/// Judges the messages of `list`, and follows how they begin. A message has a reader of its own, so its first fault
+/// ends the whole body.
+fn messages(list: &str, opening: &mut Opening) -> Result<(), String> {
     let place = Place { parent: "ChatRequest.messages", field: "" };
-    let mut faults = Faults { first: None };
-    match kind(value) {
-        "null" => {}
-        "object" => {
-            members(place, &MESSAGE, value, &mut faults)?;
+    for value in walk::items(list) {
+        let mut message = Found::none(&MESSAGE);
+        let mut faults = Faults { first: None };
+        match kind(value) {
+            "null" => {}
+            "object" => members(place, value, &mut message, &mut faults)?,
+            other => faults.mismatch(other, place, "api.Alias"),
         }
-        other => faults.mismatch(other, place, "api.Alias"),
+        faults.into_result()?;
+        opening.hear(message.raw("role"), message.raw("content"));
     }
-    faults.into_result()
+    Ok(())
 }

@@ -49,14 +49,28 @@ pub(super) fn read(sent: &str) -> Result<&str, NameFault> {
 /// The form in which Ollama lists a model, in lower case: the default host and namespace left out, the tag given.
 /// Two valid names of one model have the same form.
 pub fn listed_as(name: &str) -> String {
-    let mut name = name.to_ascii_lowercase();
-    let has_tag = name.rfind(':') > name.rfind('/');
-    if !has_tag {
-        name.push_str(":latest");
+    let (name, tag) = listed_parts(name);
+    let mut listed = String::with_capacity(name.len() + tag.len());
+    listed.push_str(name);
+    listed.push_str(tag);
+    listed.make_ascii_lowercase();
+    listed
+}
+
+/// What [`listed_as`] puts together, before letters are lower case.
+pub(super) fn listed_parts(name: &str) -> (&str, &'static str) {
+    let has_tag = name.bytes().rfind(|byte| matches!(byte, b':' | b'/')) == Some(b':');
+    let scheme = name.as_bytes().windows(3).rposition(|part| part == b"://");
+    let name = scheme.map_or(name, |at| &name[at + 3..]);
+    let name = without_prefix(name, "registry.ollama.ai/");
+    (without_prefix(name, "library/"), if has_tag { "" } else { ":latest" })
+}
+
+fn without_prefix<'a>(name: &'a str, prefix: &str) -> &'a str {
+    match name.split_at_checked(prefix.len()) {
+        Some((start, rest)) if start.eq_ignore_ascii_case(prefix) => rest,
+        _ => name,
     }
-    let name = name.rsplit_once("://").map_or(name.as_str(), |(_, name)| name);
-    let name = name.strip_prefix("registry.ollama.ai/").unwrap_or(name);
-    name.strip_prefix("library/").unwrap_or(name).to_owned()
 }
 
 /// The name without its source suffix, and that suffix. The base of a `-cloud` tag matters only for further suffixes.

@@ -1,7 +1,11 @@
-//! The `options` object: the types of the options Ollama knows.
+//! The `options` object: the types of the options Ollama knows, and those for which it loads the model anew.
 //!
 //! Values are not judged, unknown names pass, as with Ollama. Ollama finds these faults only once it has the model and
 //! answers 500; they are the client's. Names are compared exactly, for Ollama puts them into a map first.
+//!
+//! Invariant: options of one meaning to Ollama's loader give one text, however they were written.
+
+use std::borrow::Cow;
 
 use super::{text, walk};
 
@@ -15,7 +19,15 @@ enum Kind {
     Strings,
 }
 
+/// The first [`LOADING`] of them, in the order of their names, belong to the loaded model.
 const KNOWN: [(&str, Kind); 20] = [
+    ("draft_num_predict", Kind::Integer),
+    ("main_gpu", Kind::Integer),
+    ("num_batch", Kind::Integer),
+    ("num_ctx", Kind::Integer),
+    (NUM_GPU, Kind::Integer),
+    ("num_thread", Kind::Integer),
+    ("use_mmap", Kind::Boolean),
     ("num_keep", Kind::Integer),
     ("seed", Kind::Integer),
     ("num_predict", Kind::Integer),
@@ -29,18 +41,65 @@ const KNOWN: [(&str, Kind); 20] = [
     ("presence_penalty", Kind::Float),
     ("frequency_penalty", Kind::Float),
     ("stop", Kind::Strings),
-    ("num_ctx", Kind::Integer),
-    ("num_batch", Kind::Integer),
-    ("num_gpu", Kind::Integer),
-    ("main_gpu", Kind::Integer),
-    ("use_mmap", Kind::Boolean),
-    ("num_thread", Kind::Integer),
-    ("draft_num_predict", Kind::Integer),
 ];
 
-/// The first fault of `options`, an object or null.
-pub(super) fn judge(options: &str) -> Result<(), String> {
+/// A change of these makes Ollama load the model anew.
+const LOADING: usize = 7;
+
+/// Layers on the GPU. Below zero it leaves the choice to Ollama, which then keeps what is loaded.
+const NUM_GPU: &str = "num_gpu";
+
+/// A field of the request, not an option, that belongs to the loaded model as well.
+const SHIFT: &str = "shift";
+
+/// The options that are given and belong to the loaded model, as JSON text.
+pub(super) struct Loading<'a> {
+    values: [Option<&'a str>; LOADING],
+}
+
+impl Loading<'_> {
+    /// `name=value` for each, and for `shift`, in the order of names with semicolons between; empty if there is none.
+    pub(super) fn canonical(&self, mut shift: Option<bool>) -> String {
+        let mut out = String::new();
+        let mut put = |name: &str, value: &str| {
+            // Room for the usual two or three at once.
+            out.reserve(if out.is_empty() { 64 } else { 0 });
+            for part in [if out.is_empty() { "" } else { ";" }, name, "=", value] {
+                out.push_str(part);
+            }
+        };
+        for ((name, kind), value) in KNOWN.iter().zip(self.values) {
+            // The last name of the table stands behind it.
+            if *name > SHIFT
+                && let Some(given) = shift.take()
+            {
+                put(SHIFT, if given { "true" } else { "false" });
+            }
+            let Some(value) = value else { continue };
+            let value = if *kind == Kind::Integer { integer(value) } else { value.into() };
+            if *name != NUM_GPU || !value.starts_with('-') {
+                put(name, &value);
+            }
+        }
+        out
+    }
+}
+
+/// The integer that Go makes of a number: it reads a double and cuts off the fraction. Beyond 64 bits its conversion
+/// gives whatever the machine does, here the nearest.
+fn integer(value: &str) -> Cow<'_, str> {
+    /// Digits that a double holds exactly, whatever they are.
+    const EXACT_MAX: usize = 15;
+    if value.len() <= EXACT_MAX && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return value.into();
+    }
+    value.parse::<f64>().map_or(0, |number| number as i64).to_string().into()
+}
+
+/// Judges `options`, an object or null, by its first fault.
+pub(super) fn judge(options: &str) -> Result<Loading<'_>, String> {
     let mut seen = [false; KNOWN.len()];
+    let mut values = [None; LOADING];
     for (key, value) in walk::members(options) {
         let key = text::unescaped(key);
         let Some(at) = KNOWN.iter().position(|(name, _)| *name == key) else { continue };
@@ -51,8 +110,11 @@ pub(super) fn judge(options: &str) -> Result<(), String> {
         if let Some(wanted) = mismatch(kind, value) {
             return Err(format!("option \"{name}\" must be of {wanted}"));
         }
+        if let Some(loading) = values.get_mut(at) {
+            *loading = (value != "null").then_some(value);
+        }
     }
-    Ok(())
+    Ok(Loading { values })
 }
 
 /// What should stand there instead of `value`.

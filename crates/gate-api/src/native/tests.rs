@@ -8,6 +8,8 @@ use serde_json::Value;
 use super::{KeepAlive, NativeCall, Stream, Work, chat, generate, listed_as};
 use crate::rejection::{Denial, Dialect, Rejection};
 
+mod same;
+
 /// `{"route", "body", "go": {"status", "error" | "model", "stream", "work", "keep"}}` a line: what Ollama 0.24.0's types and
 /// rules, built with Go 1.26, make of a body. Faults that Ollama finds only with the model at hand have status 400.
 const RECORDED: &str = include_str!("../../tests/native/ollama-0.24.jsonl");
@@ -158,8 +160,10 @@ fn closed_models_and_prompts() {
 fn calls() {
     let call = |body: &str| generate(body.as_bytes()).expect(body);
     let full = call(r#"{"Model":" Lib/M:local ","prompt":"hi","stream":false,"keep_alive":"1m30s"}"#);
-    let keep_alive = Some(KeepAlive::For(Duration::from_secs(90)));
-    assert_eq!(full, NativeCall { model: "Lib/M".into(), stream: Stream::No, work: Work::Infer, keep_alive });
+    let NativeCall { model, stream, work, keep_alive, load_options, conversation } = full;
+    assert_eq!((&*model, stream, work), ("Lib/M", Stream::No, Work::Infer));
+    assert_eq!((keep_alive, &*load_options), (Some(KeepAlive::For(Duration::from_secs(90))), ""));
+    assert_ne!(conversation, 0);
     assert_eq!(call(r#"{"model":"m"}"#).work, Work::Load);
     assert_eq!(call(r#"{"model":"m"}"#).stream, Stream::Yes);
     assert_eq!(call(r#"{"model":"m","keep_alive":0}"#).work, Work::Unload);
@@ -179,6 +183,8 @@ fn names_are_listed_in_one_form() {
         ("registry.ollama.ai/n/m", "n/m:latest"),
         ("h:80/library/m", "h:80/library/m:latest"),
         ("http://h/n/m:t", "h/n/m:t"),
+        ("REGISTRY.ollama.ai/Library/M", "m:latest"),
+        ("library/library/m", "library/m:latest"),
     ] {
         assert_eq!(listed_as(name), listed, "{name}");
     }

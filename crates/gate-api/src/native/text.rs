@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use memchr::{memchr, memchr2};
+
 /// Characters of a client's text that an error repeats: enough to recognise it, so that an answer stays small.
 const SHOWN_MAX: usize = 200;
 
@@ -26,6 +28,19 @@ pub(super) fn plain_run(bytes: &[u8]) -> usize {
     at + bytes[at..].iter().take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count()
 }
 
+/// As [`plain_run`], of a string whose syntax has been checked.
+pub(super) fn checked_run(bytes: &[u8]) -> usize {
+    // Faster by far on long texts, and slower to begin with.
+    const SHORT: usize = 64;
+    match bytes.split_at_checked(SHORT) {
+        None => plain_run(bytes),
+        Some((start, rest)) => match plain_run(start) {
+            SHORT => SHORT + memchr2(b'"', b'\\', rest).unwrap_or(rest.len()),
+            short => short,
+        },
+    }
+}
+
 /// What the JSON string `raw` means, its quotes included in `raw`.
 pub(super) fn string(raw: &str) -> Cow<'_, str> {
     let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
@@ -34,27 +49,64 @@ pub(super) fn string(raw: &str) -> Cow<'_, str> {
 
 /// What a JSON string means; `inner` stands between its quotes. A surrogate without its other half becomes U+FFFD.
 pub(super) fn unescaped(inner: &str) -> Cow<'_, str> {
-    let Some(first) = inner.find('\\') else { return Cow::Borrowed(inner) };
+    if memchr(b'\\', inner.as_bytes()).is_none() {
+        return Cow::Borrowed(inner);
+    }
     let mut out = String::with_capacity(inner.len());
-    out.push_str(&inner[..first]);
-    let mut rest = &inner[first..];
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        let Some(code) = rest.chars().next() else { break };
-        rest = &rest[code.len_utf8()..];
-        out.push(match code {
+    for part in (Parts { rest: inner }) {
+        match part {
+            Part::Plain(run) => out.push_str(run),
+            Part::Escaped(letter) => out.push(letter),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// The meaning of the JSON string `raw` in parts, without a copy of it; nothing if it is not a string. Parts behind the
+/// first `max` bytes may be missing or wrong.
+pub(super) fn parts(raw: &str, max: usize) -> Parts<'_> {
+    let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')).unwrap_or("");
+    // A byte takes six at most, as an escape; a pair of escapes that begins before that must be whole.
+    let enough = max.saturating_mul(6).saturating_add(12);
+    let cut = (0..4).find_map(|back| inner.get(..enough - back));
+    Parts { rest: cut.unwrap_or(inner) }
+}
+
+/// A part of what a JSON string means.
+pub(super) enum Part<'a> {
+    /// A run that stands for itself, never empty.
+    Plain(&'a str),
+    /// What an escape stands for.
+    Escaped(char),
+}
+
+/// See [`parts`].
+pub(super) struct Parts<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = Part<'a>;
+
+    fn next(&mut self) -> Option<Part<'a>> {
+        let Some(escape) = self.rest.strip_prefix('\\') else {
+            let (run, rest) = self.rest.split_at(checked_run(self.rest.as_bytes()));
+            self.rest = rest;
+            return (!run.is_empty()).then_some(Part::Plain(run));
+        };
+        let mut letters = escape.chars();
+        let code = letters.next()?;
+        self.rest = letters.as_str();
+        Some(Part::Escaped(match code {
             'b' => '\u{8}',
             'f' => '\u{c}',
             'n' => '\n',
             'r' => '\r',
             't' => '\t',
-            'u' => unicode_escape(&mut rest),
+            'u' => unicode_escape(&mut self.rest),
             other => other,
-        });
+        }))
     }
-    out.push_str(rest);
-    Cow::Owned(out)
 }
 
 /// The character of `\u` at the start of `rest`, which is moved past it, and past the second half of a pair.

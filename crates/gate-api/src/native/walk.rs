@@ -3,7 +3,7 @@
 //! It borrows and allocates nothing. It does not check: on text that [`super::scan`] has not passed it yields nonsense,
 //! yet ends and does not panic. Invariant: a value is skipped without recursion.
 
-use super::text::plain_run;
+use super::text::checked_run;
 
 /// The members of an object: key as written, quotes removed, and value.
 pub(super) struct Members<'a>(Items<'a>);
@@ -70,7 +70,7 @@ fn value_len(text: &[u8]) -> usize {
 fn string_len(text: &[u8]) -> usize {
     let mut at = 1;
     loop {
-        at += plain_run(&text[at..]);
+        at += checked_run(&text[at..]);
         match text.get(at) {
             Some(b'"') => return at + 1,
             Some(_) => at = (at + 2).min(text.len()),

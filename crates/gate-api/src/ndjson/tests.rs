@@ -1,9 +1,11 @@
 //! The line assembler against every way of cutting a stream.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{End, LINE_MAX, LineTooLong, Lines, error_line};
+use super::{End, LINE_MAX, LineTooLong, Lines, Stats, error_line};
 
 /// Two whole answers of a real Ollama, in their chunked framing.
 const RECORDED: [&str; 2] =
@@ -13,6 +15,20 @@ const RECORDED: [&str; 2] =
 const STREAM: &str = "{\"model\":\"m:1\",\"response\":\"Hi\",\"done\":false}\n\
     {\"model\":\"m:1\",\"response\":\" 世界\",\"done\":false}\n\
     {\"model\":\"m:1\",\"response\":\"\",\"done\":true,\"done_reason\":\"stop\",\"context\":[2,7]}\n";
+
+/// A good end of a backend that told nothing.
+const COMPLETE: End = End::Complete { stats: Stats { load: None, prompt_tokens: None, tokens: None, eval: None } };
+
+/// What the recorded answers end with.
+fn recorded_stats() -> [Stats; 2] {
+    let stats = |load, prompt_tokens, tokens, eval| Stats {
+        load: Some(Duration::from_nanos(load)),
+        prompt_tokens: Some(prompt_tokens),
+        tokens: Some(tokens),
+        eval: Some(Duration::from_nanos(eval)),
+    };
+    [stats(851_148_556, 12, 12, 167_092_313), stats(88_280_317, 13, 12, 149_260_687)]
+}
 
 /// The chunks of a recorded answer's body.
 fn chunks(answer: &'static str) -> Vec<&'static [u8]> {
@@ -31,13 +47,14 @@ fn chunks(answer: &'static str) -> Vec<&'static [u8]> {
 
 #[test]
 fn recorded_streams() {
-    for answer in RECORDED {
+    for (answer, stats) in RECORDED.into_iter().zip(recorded_stats()) {
         let chunks = chunks(answer);
         let stream = chunks.concat();
+        let complete = End::Complete { stats };
         assert!(chunks.len() > 3, "it is a stream");
-        assert_eq!(relay(chunks.iter().copied()), Ok((stream.clone(), End::Complete)));
+        assert_eq!(relay(chunks.iter().copied()), Ok((stream.clone(), complete)));
         for size in [1, 7, 100, 4096] {
-            assert_eq!(relay(stream.chunks(size)), Ok((stream.clone(), End::Complete)), "chunks of {size}");
+            assert_eq!(relay(stream.chunks(size)), Ok((stream.clone(), complete)), "chunks of {size}");
         }
         let cut = &chunks[..chunks.len() - 1];
         assert_eq!(relay(cut.iter().copied()).unwrap().1, End::Cut { fragment: 0 }, "without its last chunk");
@@ -61,25 +78,78 @@ fn ends() {
         assert_eq!(relay([stream.as_bytes()]), Ok(expected.clone()), "{stream}");
         assert_eq!(relay(stream.as_bytes().chunks(1)), Ok(expected), "{stream} byte by byte");
     };
-    check(STREAM, STREAM.len(), End::Complete);
+    check(STREAM, STREAM.len(), COMPLETE);
     check("", 0, End::Cut { fragment: 0 });
     check("{\"done\":false}\n", 15, End::Cut { fragment: 0 });
     check("{\"done\":false}\n{\"done\":tr", 15, End::Cut { fragment: 10 });
     check("{\"done\":true}", 0, End::Cut { fragment: 13 });
-    check("{\"done\":true}\n\n \r\n", 18, End::Complete);
-    check("{\"done\":true}\r\n", 15, End::Complete);
-    check("{ \"done\" : true }\n", 18, End::Complete);
-    check("{\"done\":true}\n{\"x", 14, End::Complete);
+    check("{\"done\":true}\n\n \r\n", 18, COMPLETE);
+    check("{\"done\":true}\r\n", 15, COMPLETE);
+    check("{ \"done\" : true }\n", 18, COMPLETE);
+    check("{\"done\":true}\n{\"x", 14, COMPLETE);
     check("{\"done\":1}\n", 11, End::Cut { fragment: 0 });
     check("{\"done\":\"true\"}\n", 16, End::Cut { fragment: 0 });
     check("{\"message\":{\"done\":true}}\n", 26, End::Cut { fragment: 0 });
     check("{\"response\":\"\\\"done\\\":true\"}\n", 29, End::Cut { fragment: 0 });
+    check("[true,null]\n", 12, End::Cut { fragment: 0 });
+    check("[true,null,1,1,1,1]\n", 20, End::Cut { fragment: 0 });
+    check("{\"done\":true,\"eval_count\":1,\"eval_count\":2}\n", 44, COMPLETE);
+    check("{\"done\":true,\"error\":\"boom\",\"eval_count\":1,\"eval_count\":2}\n", 59, End::ErrorTold);
+    check("{\"done\":true,\"eval_count\":\"x\",\"load_duration\":{\"a\":[]}}\n", 56, COMPLETE);
     check("[{\"done\":true}]\n", 16, End::Cut { fragment: 0 });
     check("{\"done\":true} x\n", 16, End::Cut { fragment: 0 });
     check("{\"done\":false}\n{\"error\":\"boom\"}\n", 32, End::ErrorTold);
     check("{\"error\":\"boom\",\"done\":true}\n", 29, End::ErrorTold);
-    check("{\"error\":null,\"done\":true}\n", 27, End::Complete);
+    check("{\"error\":null,\"done\":true}\n", 27, COMPLETE);
     check("<html>\n", 7, End::Cut { fragment: 0 });
+}
+
+#[test]
+fn stats() {
+    let nothing = Stats::default();
+    let check = |line: &str, expected: Option<Stats>| assert_eq!(Stats::read(line.as_bytes()), expected, "{line}");
+    let done = |members: &str, expected: Stats| check(&format!("{{{members},\"done\":true}}"), Some(expected));
+    done(r#""x":1"#, nothing);
+    done(r#""load_duration":1500000000"#, Stats { load: Some(Duration::from_millis(1500)), ..nothing });
+    done(r#""eval_duration" : 1"#, Stats { eval: Some(Duration::from_nanos(1)), ..nothing });
+    done(r#""prompt_eval_count":26"#, Stats { prompt_tokens: Some(26), ..nothing });
+    done(r#""eval_count":0"#, Stats { tokens: Some(0), ..nothing });
+    done(r#""eval_\u0063ount":7"#, Stats { tokens: Some(7), ..nothing });
+    done(r#""eval_count":18446744073709551615"#, Stats { tokens: Some(u64::MAX), ..nothing });
+    done(r#""load_duration":18446744073709551615"#, Stats { load: Some(Duration::from_nanos(u64::MAX)), ..nothing });
+    let huge = format!("1{}", "0".repeat(400));
+    for odd in ["null", "-1", "1.0", "1e3", "\"1\"", "true", "[1]", "{}", "18446744073709551616", &huge] {
+        for key in ["load_duration", "prompt_eval_count", "eval_count", "eval_duration"] {
+            done(&format!("\"{key}\":{odd}"), nothing);
+        }
+    }
+    // Only of the answer itself, and of its own keys.
+    done(r#""message":{"eval_count":7},"Eval_Count":7,"total_duration":7,"prompt_eval_duration":7"#, nothing);
+    check(" {\"done\":true,\"context\":[1,2],\"eval_count\":7}\r\n", Some(Stats { tokens: Some(7), ..nothing }));
+    for none in [
+        "",
+        " ",
+        "{}",
+        "null",
+        "true",
+        "{\"eval_count\":7}",
+        "{\"done\":false,\"eval_count\":7}",
+        "{\"done\":1,\"eval_count\":7}",
+        "{\"done\":\"true\"}",
+        "{\"done\":null}",
+        "{\"Done\":true}",
+        "{\"error\":\"boom\",\"done\":true,\"eval_count\":7}",
+        "{\"done\":true,\"eval_count\":7",
+        "{\"done\":true,\"done\":true}",
+        "{\"done\":true}\n{\"done\":true}",
+        "[true,null,1,1,1,1]",
+    ] {
+        check(none, None);
+    }
+    assert_eq!(Stats::read(b"{\"done\":true,\"eval_count\":\xff}"), None);
+    assert_eq!(Stats::read("[".repeat(1 << 20).as_bytes()), None);
+    let deep = format!("{{\"done\":true,\"eval_count\":{}}}", "[".repeat(1 << 20));
+    assert_eq!(Stats::read(deep.as_bytes()), None);
 }
 
 #[test]
@@ -126,6 +196,28 @@ fn line() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    /// Any bytes, and a good line with some of its bytes replaced.
+    #[test]
+    fn whatever_comes_last_is_read(
+        noise in proptest::collection::vec(any::<u8>(), 0..80),
+        (at, with) in (0_usize..150, proptest::collection::vec(any::<u8>(), 0..4)),
+    ) {
+        const LAST: &str = "{\"done\":true,\"load_duration\":88280317,\"prompt_eval_count\":13,\"eval_count\":12,\
+            \"eval_duration\":149260687}";
+        let mut line = LAST.as_bytes().to_vec();
+        let at = at.min(line.len());
+        let end = (at + with.len()).min(line.len());
+        line.splice(at..end, with);
+        for bytes in [noise, line] {
+            let read = Stats::read(&bytes);
+            let mut lines = Lines::default();
+            lines.push(Bytes::from([&bytes[..], b"\n"].concat())).unwrap();
+            if let (End::Complete { stats }, false) = (lines.finish(), bytes.contains(&b'\n')) {
+                prop_assert_eq!(read, Some(stats));
+            }
+        }
+    }
+
     #[test]
     fn chunking_changes_nothing(
         lines in proptest::collection::vec(line(), 0..8),

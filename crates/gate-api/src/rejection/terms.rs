@@ -10,6 +10,10 @@ use super::{Breakage, Connection, Denial, Fault, Phase, Rejection, Terms};
 /// How long a client should wait for the successor of a draining process: reloads hand over well within it.
 const DRAIN_RETRY: Duration = Duration::from_secs(1);
 
+/// The least and the most that clients are told to wait for room in the queue: it is an estimate, and one that is off
+/// should neither bring them all at once nor keep them away for long.
+const QUEUE_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(120)];
+
 impl Rejection {
     /// Status, texts, Retry-After, fault and connection of this refusal.
     pub fn terms(&self) -> Terms<'_> {
@@ -49,12 +53,23 @@ impl Rejection {
                 row(429, Client, format!("Rate limit exceeded: {limit}")).after(*retry)
             }
             Self::Flooded { retry } => row(429, Client, "Too many requests").logged("flood guard").after(*retry),
+            Self::QueueFull { retry } => {
+                row(503, Gate, "server busy, please try again: the queue is full").later(*retry)
+            }
+            Self::ClientQueueFull { limit, retry } => {
+                row(429, Client, format!("Too many requests are waiting: {limit} of one client may")).later(*retry)
+            }
+            Self::QueueTimeout { after, retry } => {
+                let waited = seconds(*after);
+                row(503, Gate, format!("server busy, please try again: no turn came within {waited}")).later(*retry)
+            }
             Self::NoModel => row(503, Gate, "no model is available: pull one with `ollama pull`, or set --model"),
             Self::BackendUnreachable { backend, cause } => {
                 row(502, Backend, "Ollama could not be reached").logged(format!("{backend}: {cause}"))
             }
             Self::BackendTimeout { phase, after } => {
-                row(504, Backend, format!("Ollama {} within {}", late(*phase), seconds(*after)))
+                let (what, key) = late(*phase);
+                row(504, Backend, format!("{what} within {} ({key})", seconds(*after)))
             }
             Self::BackendBroken { what, cause } => {
                 row(502, Backend, broken(*what)).logged(format!("{}: {cause}", broken(*what)))
@@ -82,6 +97,12 @@ impl<'a> Terms<'a> {
     fn after(mut self, retry: Duration) -> Self {
         self.retry_after = Some(retry);
         self
+    }
+
+    /// As [`Terms::after`], for an estimate.
+    fn later(self, retry: Duration) -> Self {
+        let [least, most] = QUEUE_RETRY;
+        self.after(retry.clamp(least, most))
     }
 
     fn with(mut self, name: &'static str, value: &'a str) -> Self {
@@ -119,11 +140,15 @@ fn denial(what: Denial) -> &'static str {
     }
 }
 
-fn late(phase: Phase) -> &'static str {
+/// What did not happen, and the key that says by when it has to.
+fn late(phase: Phase) -> (&'static str, &'static str) {
     match phase {
-        Phase::Connect => "did not accept a connection",
-        Phase::FirstByte => "did not begin to answer",
-        Phase::BetweenChunks => "sent nothing more",
+        Phase::Connect => ("Ollama did not accept a connection", "connect_timeout"),
+        Phase::Load => ("Ollama did not load the model", "load_timeout"),
+        Phase::FirstByte => ("Ollama did not begin to answer", "first_byte_timeout"),
+        Phase::BetweenChunks => ("Ollama sent nothing more", "chunk_timeout"),
+        // Waiting counts, so it need not be Ollama that was slow.
+        Phase::Whole => ("the request was not answered", "request_timeout"),
     }
 }
 

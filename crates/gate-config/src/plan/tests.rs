@@ -37,7 +37,7 @@ fn the_defaults_mean_what_the_help_says() {
     assert_eq!(plan.max_body, 8 << 20);
     assert_eq!(plan.limit[0].to_string(), "10 per 1 minute");
     assert_eq!(plan.limit_entries, 131_072);
-    assert_eq!(plan.upstream.authority(), "127.0.0.1:11434");
+    assert_eq!(plan.upstream[0].url(), "http://127.0.0.1:11434");
     assert_eq!((plan.flood, &plan.model, &plan.access_log), (None, &None, &AccessLog::Off));
     assert_eq!(plan.windows(), [Duration::from_secs(60)]);
 }
@@ -56,20 +56,72 @@ fn all_bad_values_are_told_at_once() {
 fn times_that_are_not_off_switches_refuse_zero() {
     for (key, (_, text)) in KEYS.iter().zip(plan("").texts()) {
         let is_time = key.metavar == Some("TIME");
-        let may_be_off = ["timeout", "max_age"].contains(&key.name);
+        let may_be_off = ["timeout", "max_age", "request_timeout"].contains(&key.name);
         let looks_so = text.ends_with('s') && text.starts_with(|c: char| c.is_ascii_digit());
         assert_eq!(is_time, looks_so || may_be_off, "{}", key.name);
         if is_time && !may_be_off {
-            assert!(refusal(&format!("{} = 0", key.name)).contains("write a time from 1ms to 24h"), "{}", key.name);
+            assert!(refusal(&format!("{} = 0", key.name)).contains("write a time from 1"), "{}", key.name);
         }
     }
     assert_eq!((plan("timeout = 0").timeout, plan("max_age = 0").max_age), (None, None));
+    assert_eq!(plan("request_timeout = 0").request_timeout, None);
 }
 
 #[test]
 fn a_stream_may_go_on_for_as_long_as_a_request() {
     assert_eq!(plan("graceful_timeout = 600").stream_timeout, Duration::from_secs(600));
     assert_eq!(plan("stream_timeout = 20").stream_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn a_client_has_no_more_places_than_there_are() {
+    for (text, places) in [("", 64), ("queue = 10", 10), ("queue_per_client = 3", 3), ("queue = 0", 1)] {
+        assert_eq!(plan(text).queue_per_client, places, "{text}");
+    }
+    for text in ["queue = 1025", "queue_per_client = 0", "queue_per_client = 1025"] {
+        assert!(refusal(text).contains("write a whole number from"), "{text}");
+    }
+}
+
+#[test]
+fn a_request_is_not_over_before_it_could_connect() {
+    let line = refusal("request_timeout = '4s'\nworkers = 0");
+    assert!(line.contains("request_timeout = \"4s\": write at least connect_timeout, 5s, or 0"), "{line}");
+    assert_eq!(plan("request_timeout = 5").request_timeout, Some(Duration::from_secs(5)));
+    assert_eq!(plan("request_timeout = '4s'\nconnect_timeout = '4s'").connect_timeout, Duration::from_secs(4));
+}
+
+#[test]
+fn backends_without_slots_have_those_of_the_key() {
+    let slots = |text: &str| plan(text).upstream.iter().map(|upstream| upstream.slots).collect::<Vec<_>>();
+    assert_eq!(slots(""), [256]);
+    assert_eq!(slots("slots = 4\nupstream = 'a slots=256,b'"), [256, 4]);
+    assert!(refusal("slots = 0").contains("write a whole number from 1 to 256"));
+}
+
+#[test]
+fn weights_of_clients() {
+    let plan = plan("queue_weight = ['10.0.0.0/8=2', '10.1.0.0/16=4']");
+    for (client, weight) in [("10.1.2.3", 4), ("::ffff:10.2.2.3", 2), ("192.0.2.1", 1), ("::1", 1)] {
+        assert_eq!(plan.weight_of(client.parse().unwrap()), weight, "{client}");
+    }
+}
+
+#[test]
+fn choices_and_bounds_of_the_fleet() {
+    let (defaults, changed) = (plan(""), plan("retry = 'Never'\nbreaker_failures = 0\nresolver = '10.0.0.2'"));
+    assert_eq!((defaults.retry, changed.retry), (Retry::Unsent, Retry::Never));
+    assert_eq!((defaults.breaker_failures, changed.breaker_failures), (5, 0));
+    assert_eq!((defaults.resolver.len(), changed.resolver[0]), (0, "10.0.0.2:53".parse().unwrap()));
+    for (text, remedy) in [
+        ("retry = 'always'", "write `never` or `unsent` or `unanswered`"),
+        ("breaker_failures = 1001", "from 0 to 1000"),
+        ("breaker_time = '99ms'", "from 100ms to 1h"),
+        ("dns_refresh = '2h'", "from 100ms to 1h"),
+        ("queue_weight = '10.0.0.1'", "write CLIENTS=WEIGHT"),
+    ] {
+        assert!(refusal(text).contains(remedy), "{text}: {}", refusal(text));
+    }
 }
 
 #[test]
@@ -129,6 +181,25 @@ fn changes_name_key_old_and_new() {
     assert_eq!(new.changes(&new), []);
     let start_only = StartOnly { key: "pid", old: "/run/a".to_owned(), new: "/run/b".to_owned() };
     assert_eq!(new.start_only_changes(&old), [start_only]);
+}
+
+#[test]
+fn changes_of_backends_name_those_that_differ() {
+    let old = plan("upstream = ['a', 'b slots=2']");
+    let told = |new: &Plan| {
+        new.changes(&old).into_iter().map(|(key, old, new)| [key, &old, &new].join(" | ")).collect::<Vec<_>>()
+    };
+    let new = plan("upstream = ['a', 'c slots=3 models=x,y']");
+    let (b, c) = ("http://b:11434 name=ollama-2 slots=2", "http://c:11434 name=ollama-2 slots=3 models=x,y");
+    assert_eq!(told(&new), [format!("upstream | {b}; 1 as before | {c}; 1 as before")]);
+    // Another way to write the same is no change; another default is one of each backend that has it.
+    assert_eq!(
+        told(&plan("[[upstream]]\nurl = 'http://a:11434'\nname = 'ollama-1'\n[[upstream]]\nslots = 2\nurl = 'b'")),
+        [""; 0]
+    );
+    let (was, is) = ("http://a:11434 name=ollama-1 slots=256", "http://a:11434 name=ollama-1 slots=2");
+    let expected = [format!("upstream | {was}; 1 as before | {is}; 1 as before"), "slots | 256 | 2".to_owned()];
+    assert_eq!(told(&plan("slots = 2\nupstream = ['a', 'b slots=2']")), expected);
 }
 
 #[test]

@@ -36,6 +36,33 @@ fn a_rendered_plan_names_every_origin_and_parses_back() {
 }
 
 #[test]
+fn backends_are_rendered_as_texts() {
+    let file = "slots = 4\n[[upstream]]\nurl = 'http://gpu1:11434'\nname = 'gpu1'\nmodels = ['a', 'b:1']\n[[upstream]]\n\
+                url = 'unix:/run/o s'\nslots = 4\nname = 'ollama-2'";
+    let (settings, plan) = gather(file, Vec::new());
+    let text = plan.render(&settings);
+    assert_eq!(read(&text), plan, "{text}");
+    let typed = r#"http://gpu1:11434 name=gpu1 models=a,b:1;\"unix:/run/o s\" name=ollama-2 slots=4"#;
+    let line = format!(
+        r#"upstream = ["http://gpu1:11434 name=gpu1 models=a,b:1", "\"unix:/run/o s\""]  # gate.toml:2: "{typed}""#
+    );
+    assert!(text.lines().any(|shown| shown == line), "{line}\nnot in\n{text}");
+}
+
+#[test]
+fn the_example_of_the_reference_is_read() {
+    let example: String = KEYS
+        .iter()
+        .flat_map(|key| key.example.lines())
+        .filter_map(|line| line.strip_prefix("#     "))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let (tables, line) = example.split_once("http://").and_then(|_| example.trim_end().rsplit_once('\n')).unwrap();
+    let plan = read(tables);
+    assert_eq!(plan.upstream.len(), 2, "{tables}");
+    assert_eq!(read(&format!("upstream = '{line}'")).upstream, plan.upstream);
+}
+
+#[test]
 fn the_file_in_the_repository_is_the_reference() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/ollama-gate.toml");
     let stored = std::fs::read_to_string(path).unwrap();
@@ -69,7 +96,38 @@ fn the_reference_fits_its_columns() {
     }
 }
 
+/// The fields of one backend with values that mostly can be read.
+fn backend() -> impl Strategy<Value = String> {
+    let place = prop_oneof![
+        "url = '(http://)?[a-z]{1,6}(:[1-9][0-9]{0,3})?(/[a-z=%!]{0,4})?'",
+        "url = 'unix:/[a-z ./]{0,8}[a-z]'",
+        "dns = '[a-z]{1,4}(:[1-9][0-9]{0,3})?'",
+        "dns = '_[a-z]{1,3}\\._tcp\\.[a-z]{1,3}'",
+    ];
+    let fields = ("(\nname = '[a-z0-9._-]{1,8}')?", "(\nslots = [1-9][0-9]?)?", "(\nweight = [1-9][0-9]?)?");
+    let models = "(\nmodels = \\[('[a-z0-9.:]{1,8}', ){0,3}\\])?";
+    (place, fields, models).prop_map(|(place, (name, slots, weight), models)| {
+        format!("[[upstream]]\n{place}{name}{slots}{weight}{models}\n")
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_backends_are_rendered_as_they_are_read(
+        tables in proptest::collection::vec(backend(), 1..5),
+        keys in "(slots = [1-9]\n)?(queue = [0-9]{1,3}\n)?(queue_weight = '10\\.1\\.0\\.0/16=[1-9],::1=3'\n)?(retry = 'never'\n)?",
+    ) {
+        let text = format!("{keys}{}", tables.concat());
+        // What cannot be read at all, such as one URL twice, is another test's.
+        if let Ok(settings) = Settings::gather(Some(("gate.toml", &text)), [], [])
+            && let Ok(plan) = Plan::new(&settings)
+        {
+            prop_assert_eq!(plan.upstream.len(), tables.len());
+            let rendered = plan.render(&settings);
+            prop_assert_eq!(read(&rendered), plan, "{}", rendered);
+        }
+    }
+
     #[test]
     fn quoted_text_is_toml(text in "\\PC*|[\u{0}-\u{ff}\"\\\\]*") {
         let table: toml::Table = toml::from_str(&format!("text = {}", quoted(&text))).unwrap();
@@ -81,7 +139,7 @@ proptest! {
         let settings = Settings::gather(Some((&path, "workers = 2")), [], []).unwrap();
         let plan = Plan::new(&settings).unwrap();
         prop_assert_eq!(read(&plan.render(&settings)), plan);
-        let origin = origin(&Typed { text: value, source: Source::Flag }, "");
+        let origin = origin(&Typed { text: value, source: Source::Flag, spots: Vec::new() }, "");
         prop_assert!(!origin.contains(['\n', '\r']), "{:?}", origin);
     }
 }

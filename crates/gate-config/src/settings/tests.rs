@@ -55,6 +55,73 @@ fn a_flag_given_twice_counts_once_unless_it_is_a_list() {
 }
 
 #[test]
+fn backends_are_joined_by_what_no_model_list_holds() {
+    let expected = "http://a models=x,y;http://b slots=2";
+    let flags = pairs([("upstream", "http://a models=x,y"), ("upstream", "http://b slots=2")]);
+    assert_eq!(typed(&Settings::gather(None, [], flags).unwrap(), "upstream").0, expected);
+    let array = "upstream = ['http://a models=x,y', 'http://b slots=2']";
+    assert_eq!(typed(&from_file(array).unwrap(), "upstream").0, expected);
+    let tables = "[[upstream]]\nmodels = ['x', 'y']\nurl = 'http://a'\n[[upstream]]\nurl = 'http://b'\nslots = 2";
+    assert_eq!(typed(&from_file(tables).unwrap(), "upstream").0, expected);
+    let plans = [array, tables].map(|text| Plan::new(&from_file(text).unwrap()).unwrap());
+    assert_eq!(plans[0], plans[1]);
+}
+
+#[test]
+fn tables_are_replaced_by_higher_layers() {
+    let file = Some(("gate.toml", "slots = 3\n[[upstream]]\nurl = 'nonsense://'\nslots = 0"));
+    let settings = Settings::gather(file, pairs([("OLLAMA_GATE_UPSTREAM", "a:1\nb:1 slots=5\n")]), []).unwrap();
+    let plan = Plan::new(&settings).unwrap();
+    let slots: Vec<(String, u16)> = plan.upstream.iter().map(|upstream| (upstream.url(), upstream.slots)).collect();
+    assert_eq!(slots, [("http://a:1".to_owned(), 3), ("http://b:1".to_owned(), 5)]);
+}
+
+#[test]
+fn faults_in_tables_name_backend_field_and_line() {
+    let text = "workers = 2\n\n[[upstream]] # one\nslots = 0\nurl = 'https://a'\n\n  [[upstream]]\nname = 'a b;c'\nurl = \"b\"\n\
+                models = ['x', 'y z']\n[[upstream]]\nweight = { is = 2 }\n[[upstream]]\nurl = 'http://b:11434'\nwight = 2\n\
+                queue = 3\n\"od d\" = 1\nmodels = [['x']]\n[[upstream]]\n\n\n[[upstream]]\nslots = -1";
+    let lines = wrong(text);
+    for start in [
+        "gate.toml:4: upstream[1].slots = \"0\": write a whole number from 1 to 256",
+        "gate.toml:5: upstream[1].url = \"https://a\": https is not there yet",
+        "gate.toml:8: upstream[2].name = \"a b;c\": write a name",
+        "gate.toml:10: upstream[2].models = \"x,y z\": write a model's name",
+        "gate.toml:12: upstream[3].weight = \"\": write one value",
+        "gate.toml:11: upstream[3].url = \"\": write http",
+        "gate.toml:14: upstream[4].url = \"http://b:11434\": upstream[2] has it already",
+        "gate.toml:15: upstream[4].wight = \"2\": a backend has no `wight`; did you mean `weight`?",
+        "gate.toml:16: upstream[4].queue = \"3\": `queue` is a key of the gate: write it above the first table",
+        "gate.toml:17: upstream[4].od d = \"1\": a backend has no `od d`; it has `url`",
+        "gate.toml:18: upstream[4].models = \"\": write one value",
+        "gate.toml:19: upstream[5].url = \"\": write http",
+        "gate.toml:22: upstream[6] = \"\": the backend's `url` or `dns` is missing",
+        "gate.toml:23: upstream[6].slots = \"-1\": write a whole number",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(start)), "{start}\nnot in\n{lines:#?}");
+    }
+    assert_eq!(lines.len(), 14, "{lines:#?}");
+}
+
+#[test]
+fn faults_in_texts_name_backend_and_field() {
+    for (text, expected) in [
+        ("upstream = 'https://a'", "gate.toml:1: upstream = \"https://a\": https"),
+        ("upstream = 'a slots=0'", "gate.toml:1: upstream[1].slots = \"0\": write a whole"),
+        ("\nupstream = ['a', 'https://b slots=1']", "gate.toml:2: upstream[2] = \"https://b\": https"),
+        ("upstream = [{ url = 'https://a' }]", "gate.toml:1: upstream[1].url = \"https://a\": https"),
+    ] {
+        let lines = wrong(text);
+        assert_eq!(lines.len(), 1, "{text}: {lines:?}");
+        assert!(lines[0].starts_with(expected), "{text}: {lines:?}");
+    }
+    let env = Settings::gather(None, pairs([("OLLAMA_GATE_UPSTREAM", "a;b nam=x")]), []).unwrap();
+    let line = Plan::new(&env).unwrap_err().to_string();
+    let expected = "environment variable OLLAMA_GATE_UPSTREAM: upstream[2].nam = \"x\": a backend has no `nam`";
+    assert!(line.starts_with(expected), "{line}");
+}
+
+#[test]
 fn every_toml_type_is_taken_by_its_text() {
     let settings = from_file(
         "workers = 0x2\nbacklog = 1_000\nreuse_port = true\ndemo = 'no'\nmax_body = 1024\nlimit_headers = 1\nuser = 1000\n\
@@ -86,6 +153,12 @@ fn ollama_host_is_only_the_default_of_upstream() {
     for empty in ["", " ", "\"\""] {
         let settings = Settings::gather(None, host(empty), []).unwrap();
         assert_eq!(typed(&settings, "upstream").1, "default", "{empty:?}");
+    }
+    for several in ["10.0.0.7,10.0.0.8", "10.0.0.7;10.0.0.8", "10.0.0.7 slots=3", "dns=gpu"] {
+        let settings = Settings::gather(None, host(several), []).unwrap();
+        let complaints = Plan::new(&settings).unwrap_err();
+        assert_eq!(complaints.0.len(), 1, "{several}: {complaints}");
+        assert!(complaints.to_string().contains("write http://HOST:PORT"), "{several}: {complaints}");
     }
     let file = Some(("gate.toml", "upstream = '10.0.0.8'"));
     let settings = Settings::gather(file, host("https://unused"), []).unwrap();
@@ -164,15 +237,23 @@ fn unknown_names_are_answered_with_known_ones() {
 fn shapes_that_a_key_cannot_have() {
     for (text, remedy) in [
         ("workers = [1, 2]", "write one value, not a list"),
-        ("[server]\nworkers = 1", "the file has no tables"),
-        ("workers.max = 1", "the file has no tables"),
-        ("workers = { max = 1 }", "the file has no tables"),
-        ("bind = [[':1']]", "the file has no tables"),
+        ("[server]\nworkers = 1", "the only tables are [[upstream]]"),
+        ("workers.max = 1", "the only tables are [[upstream]]"),
+        ("workers = { max = 1 }", "the only tables are [[upstream]]"),
+        ("bind = [[':1']]", "the only tables are [[upstream]]"),
         ("workers = 1.5", "write a whole number"),
         ("workers = 2026-11-23", "write a whole number"),
         ("timeout = 0.5", "write a time from 1ms"),
         ("workers = 99999999999999999999999999999999999999999", "write a whole number"),
         ("bind = []", "write at least one address"),
+        ("[[server]]\nurl = 'http://a'", "the only tables are [[upstream]]"),
+        ("[[bind]]\nurl = 'http://a'", "the only tables are [[upstream]]"),
+        ("[upstream]\nurl = 'http://a'", "the only tables are [[upstream]]"),
+        ("upstream.url = 'http://a'", "the only tables are [[upstream]]"),
+        ("[[upstream.gpu]]\nurl = 'http://a'", "the only tables are [[upstream]]"),
+        ("upstream = ['http://a', { url = 'http://b' }]", "the only tables are [[upstream]]"),
+        ("[[upstreams]]\nurl = 'http://a'", "did you mean `upstream`?"),
+        ("upstream = []", "write at least one backend"),
     ] {
         let lines = wrong(text);
         assert_eq!(lines.len(), 1, "{text}: {lines:?}");
@@ -190,13 +271,78 @@ fn a_broken_line_is_told_once_and_hides_no_other() {
         ("limmit = 1\n= 3", 2),
         ("limmit = 1\nworkers = \"\\q\"", 2),
         ("workers = \nlimmit = 1\nbacklog = 3", 1),
-        ("limmit = 1\nbind = [':1',\n':2'\nworkers = 1", 4),
+        ("limmit = 1\nbind = [':1',\n':2'\nworkers = 1", 2),
+        ("limmit = 1\nbind = [':1',\n':2'\n\n# more\nworkers = 1\nbacklog = 3\nsurge = 2", 2),
+        ("limmit = 1\nbind = [\n':1'\n':2'\n]\nworkers = 1", 4),
         ("limmit = 1\nworkers = 1\nworkers = 2", 3),
     ] {
         let lines = wrong(text);
         assert_eq!(lines.len(), 2, "{text:?}: {lines:#?}");
         assert!(lines[0].starts_with(&format!("gate.toml:{line}: ")) && lines[0].contains("not TOML"), "{lines:#?}");
         assert!(lines[1].contains("did you mean `limit`"), "{lines:#?}");
+    }
+}
+
+#[test]
+fn a_broken_line_hides_no_other_among_tables() {
+    for (text, broken, others) in [
+        // Inside a table.
+        ("[[upstream]]\nurl = 'a'\nslots = = 3\nweight = 0", 3, &["4: upstream[1].weight"][..]),
+        (
+            "[[upstream]]\nurl = 'a\nslots = 0\n[[upstream]]\nweight = 0\nurl = 'b'",
+            2,
+            &["3: upstream[1].slots", "5: upstream[2].weight"],
+        ),
+        ("[[upstream]]\nurl = 'a'\nslots\n[[upstream]]\nurl = 'b'\nslots = 0", 3, &["6: upstream[2].slots"]),
+        ("[[upstream]]\nurl = 'a'\nslots = 1\nslots = 2\nweight = 0", 4, &["5: upstream[1].weight"]),
+        (
+            "[[upstream]]\nurl = 'a'\nmodels = ['x',\n'y'\nslots = 0\n[[upstream]]\nurl = 'b'\nslots = 0",
+            3,
+            &["5: upstream[1].slots", "8: upstream[2].slots"],
+        ),
+        // Above the tables, and the last line.
+        ("limmit = 1\nworkers = \n[[upstream]]\nurl = 'a'\nslots = 0", 2, &["1: limmit", "5: upstream[1].slots"]),
+        ("[[upstream]]\nurl = 'a'\nslots = 0\nname = ", 4, &["3: upstream[1].slots"]),
+        // The header itself.
+        ("[[upstream]]\nurl = 'a'\n[[upstream\nurl = 'b'\nslots = 0", 3, &["5: upstream[2].slots"]),
+        ("[[upstream]]\nurl = 'a'\n[[upstream]\nurl = 'b'\nslots = 0", 3, &["5: upstream[2].slots"]),
+        ("limmit = 1\n[[upstream]] url = 'b'\nslots = 0", 2, &["1: limmit", "3: upstream[1].slots"]),
+        ("workers = 0\n[server\nworkers = 2", 2, &["1: workers"]),
+        (
+            "[[upstream]]\nurl = 'a'\n[[upstreams\nurl = 'b'\nslots = 0\n[[upstream]]\nurl = 'c'\nslots = 0",
+            3,
+            &["8: upstream[2].slots"],
+        ),
+        ("[[upstream]]\nurl = 'a'\nslots = 0\n[[server]\nurl = 'b'\nport = 3", 4, &["3: upstream[1].slots"]),
+    ] {
+        let mut lines = wrong(text);
+        // A table whose URL was on the broken line has none: that is no news.
+        lines.retain(|line| !line.contains("is missing"));
+        let told = lines.iter().filter(|line| line.contains("not TOML")).collect::<Vec<_>>();
+        assert_eq!(told.len(), 1, "{text}: {lines:#?}");
+        assert!(told[0].starts_with(&format!("gate.toml:{broken}: ")), "{text}: {lines:#?}");
+        for other in others {
+            assert!(
+                lines.iter().any(|line| line.starts_with(&format!("gate.toml:{other}"))),
+                "{text}: {other} not in {lines:#?}"
+            );
+        }
+        assert_eq!(lines.len(), 1 + others.len(), "{text}: {lines:#?}");
+    }
+}
+
+#[test]
+fn two_broken_lines_are_both_told() {
+    for (text, broken) in [
+        ("bind = [':1',\nworkers = 1\nworkers = 2", [1, 3]),
+        ("[server\nworkers = 1\n[[upstream]]\nurl = 'a'\nurl = 'b'", [1, 5]),
+        ("[[upstream]]\nurl = \nslots = = 1", [2, 3]),
+        ("[[upstream]]\nurl = 'a'\nmodels = ['x',\nslots = 1\nweight = = 2", [3, 5]),
+    ] {
+        let mut lines = wrong(text);
+        lines.retain(|line| line.contains("not TOML"));
+        let told: Vec<_> = lines.iter().map(|line| line.split(':').nth(1).unwrap().parse::<usize>().unwrap()).collect();
+        assert_eq!(told, broken, "{text}: {lines:#?}");
     }
 }
 

@@ -1,16 +1,16 @@
-//! Addresses to listen on.
+//! Addresses to listen on, and those of DNS servers.
 //!
 //! Names other than `localhost` are not looked up: what is bound must not depend on a resolver. The invariant: a
 //! [`Bind`] fits into a socket address as it is.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::{Remedy, items, joined};
 
 /// `sun_path` without its closing zero byte.
-const UNIX_BYTES_MAX: usize = 107;
+pub(super) const UNIX_BYTES_MAX: usize = 107;
 
 /// Below are the standard streams.
 const FD_MIN: u32 = 3;
@@ -23,6 +23,12 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Each address costs every worker a registration and the master a socket to pass on.
 const BINDS_MAX: usize = 16;
+
+/// Where DNS servers answer.
+const DNS_PORT: u16 = 53;
+
+/// As many as a look-up can ask one after the other before its answer is of no use.
+const RESOLVERS_MAX: usize = 8;
 
 /// One place to listen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -83,12 +89,39 @@ pub(crate) fn binds_text(binds: &[Bind]) -> String {
     joined(binds)
 }
 
+/// Any number of DNS servers, none too; no server twice.
+pub(crate) fn resolvers(text: &str) -> Result<Vec<SocketAddr>, Remedy> {
+    let mut resolvers = Vec::new();
+    for item in items(text) {
+        let bare = item.strip_prefix('[').and_then(|item| item.strip_suffix(']')).unwrap_or(item);
+        let address = bare.parse().map(|address: IpAddr| SocketAddr::new(address, DNS_PORT)).or_else(|_| item.parse());
+        let address = address.ok().filter(|address| address.port() > 0 && !address.ip().is_unspecified());
+        let address = address.ok_or_else(|| {
+            "write IP addresses of DNS servers, with a port where it is not 53: 10.0.0.2, 10.0.0.2:5353, [fd00::2]:5353"
+                .to_owned()
+        })?;
+        if resolvers.contains(&address) {
+            return Err(format!("write {address} only once"));
+        }
+        resolvers.push(address);
+        if resolvers.len() > RESOLVERS_MAX {
+            return Err(format!("write at most {RESOLVERS_MAX} DNS servers"));
+        }
+    }
+    Ok(resolvers)
+}
+
+pub(crate) fn resolvers_text(resolvers: &[SocketAddr]) -> String {
+    joined(resolvers)
+}
+
 const FORMS: &str = "HOST:PORT with an IP address or `localhost`, :PORT, [IPV6]:PORT, unix:PATH, fd://N or fd://NAME";
 
 fn bind(text: &str) -> Result<Bind, Remedy> {
     if let Some(path) = text.strip_prefix("unix:") {
-        // Gunicorn reads `unix://PATH` the same way.
-        return unix(path.strip_prefix("//").unwrap_or(path));
+        return unix_path(path).map(Bind::Unix).ok_or_else(|| {
+            format!("write unix:PATH with a path of 1 to {UNIX_BYTES_MAX} bytes without control characters")
+        });
     }
     if let Some(called) = text.strip_prefix("fd://") {
         return handle(called).map(Bind::Fd).ok_or_else(|| {
@@ -120,11 +153,14 @@ fn handle(text: &str) -> Option<Handle> {
     works.then(|| Handle::Name(text.to_owned()))
 }
 
-fn unix(path: &str) -> Result<Bind, Remedy> {
-    let works = !path.is_empty() && path.len() <= UNIX_BYTES_MAX && !path.contains(char::is_control);
-    works
-        .then(|| Bind::Unix(path.into()))
-        .ok_or_else(|| format!("write unix:PATH with a path of 1 to {UNIX_BYTES_MAX} bytes without control characters"))
+/// What stands behind `unix:` as a path, if it can be one.
+pub(super) fn unix_path(text: &str) -> Option<PathBuf> {
+    let path = text.trim_start_matches('/');
+    // Gunicorn reads `unix://PATH` as `unix:PATH`; what is printed with more slashes would not read back.
+    let root = if matches!(text.len() - path.len(), 0 | 2) { "" } else { "/" };
+    let path = format!("{root}{path}");
+    let works = (1..=UNIX_BYTES_MAX).contains(&path.len()) && !path.contains(char::is_control);
+    works.then(|| path.into())
 }
 
 /// A port in digits only: `parse` alone would take a sign.
@@ -148,6 +184,8 @@ mod tests {
             ("unix:/run/gate.sock", "unix:/run/gate.sock"),
             ("unix:///run/gate.sock", "unix:/run/gate.sock"),
             ("unix:gate.sock", "unix:gate.sock"),
+            ("unix://gate.sock", "unix:gate.sock"),
+            ("unix:////gate.sock", "unix:/gate.sock"),
             ("fd://3", "fd://3"),
             ("fd://03", "fd://3"),
             ("fd://web", "fd://web"),
@@ -164,6 +202,25 @@ mod tests {
         let read = binds("fd://1023,fd://web.socket").unwrap();
         assert_eq!(read, [Bind::Fd(Handle::Number(1023)), Bind::Fd(Handle::Name("web.socket".into()))]);
         assert_eq!(binds("fd://web,fd://web").unwrap_err(), "write fd://web only once");
+    }
+
+    #[test]
+    fn dns_servers() {
+        for (text, shown) in [
+            ("", ""),
+            ("10.0.0.2", "10.0.0.2:53"),
+            ("10.0.0.2:5353, ::1 ,[fd00::2]:54,[fd00::3]", "10.0.0.2:5353,[::1]:53,[fd00::2]:54,[fd00::3]:53"),
+        ] {
+            let read = resolvers(text).unwrap();
+            assert_eq!(resolvers_text(&read), shown, "{text}");
+            assert_eq!(resolvers(shown).unwrap(), read, "{shown}");
+        }
+        for text in ["dns.example", "10.0.0.2:0", "0.0.0.0", "10.0.0.2,", "10.0.0.2:+1", "[10.0.0.2"] {
+            assert!(resolvers(text).unwrap_err().contains("IP addresses of DNS servers"), "{text}");
+        }
+        assert_eq!(resolvers("10.0.0.2,10.0.0.2:53").unwrap_err(), "write 10.0.0.2:53 only once");
+        let many: Vec<String> = (1..=9).map(|host| format!("10.0.0.{host}")).collect();
+        assert_eq!(resolvers(&many.join(",")).unwrap_err(), "write at most 8 DNS servers");
     }
 
     #[test]

@@ -24,6 +24,17 @@ pub enum Strategy {
     Gcra,
 }
 
+/// Whether a request that failed at one backend goes to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// It does not.
+    Never,
+    /// It does if it surely did not run.
+    Unsent,
+    /// It does also if the backend failed before it began to answer, and so may have run it.
+    Unanswered,
+}
+
 /// How the lines of the access log are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLogFormat {
@@ -48,6 +59,11 @@ pub enum LogLevel {
 
 impl Named for Strategy {
     const NAMES: &'static [(&'static str, Self)] = &[("fixed-window", Self::FixedWindow), ("gcra", Self::Gcra)];
+}
+
+impl Named for Retry {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("never", Self::Never), ("unsent", Self::Unsent), ("unanswered", Self::Unanswered)];
 }
 
 impl Named for AccessLogFormat {
@@ -86,6 +102,7 @@ mod tests {
     #[test]
     fn every_name_is_read_back() {
         check::<Strategy>();
+        check::<Retry>();
         check::<AccessLogFormat>();
         check::<LogLevel>();
     }

@@ -39,6 +39,18 @@ pub(crate) const PATH_MIN: u64 = 256;
 pub(crate) const BODY_MIN: u64 = KIB;
 /// Bodies and whole answers are held in memory, one for each request in flight.
 pub(crate) const BODY_MAX: u64 = GIB;
+/// The shares by which backends and clients are told apart: more would leave the others nothing.
+pub(crate) const WEIGHT_MAX: u64 = 100;
+/// The slots for which a backend's cell has room.
+pub(crate) const SLOTS_MAX: u64 = 256;
+/// The places of the one queue of all workers.
+pub(crate) const QUEUE_MAX: u64 = 1_024;
+/// More failures in a row than this is no reason to wait any longer.
+pub(crate) const FAILURES_MAX: u64 = 1_000;
+/// The breaker's and the look-ups' shortest time: anything faster is a loop that burns a processor.
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Their longest: after an hour without a look nobody knows why a backend is still left alone.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(3_600);
 /// A day: longer waits are not waits but settings nobody meant.
 pub(crate) const TIME_MAX: Duration = Duration::from_secs(86_400);
 /// The clocks behind the timeouts tick in milliseconds.
@@ -81,6 +93,13 @@ pub(crate) fn time(text: &str) -> Result<Duration, Remedy> {
     duration(text)
         .filter(|time| (TIME_MIN..=TIME_MAX).contains(time))
         .ok_or_else(|| "write a time from 1ms to 24h: whole seconds, or a number with ms, s, m or h".to_owned())
+}
+
+/// A time between two looks at something that may have come back.
+pub(crate) fn pause(text: &str) -> Result<Duration, Remedy> {
+    duration(text)
+        .filter(|time| (PAUSE_MIN..=PAUSE_MAX).contains(time))
+        .ok_or_else(|| "write a time from 100ms to 1h: whole seconds, or a number with ms, s, m or h".to_owned())
 }
 
 /// A time, or `None` for 0, which turns its check off.
@@ -224,6 +243,12 @@ mod tests {
         }
         for text in ["", "0", "0ms", "s", "1d", "0.5", "-1", "25h", "86401", "1h30m", "99999999999999999999h", "µs"] {
             assert!(time(text).unwrap_err().contains("from 1ms to 24h"), "{text}");
+        }
+        for (text, millis) in [("100ms", 100), ("1h", 3_600_000)] {
+            assert_eq!(pause(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["99ms", "3601", "0", ""] {
+            assert!(pause(text).unwrap_err().contains("from 100ms to 1h"), "{text}");
         }
         assert_eq!(time_or_off("0"), Ok(None));
         assert_eq!(time_or_off("0s"), Ok(None));

@@ -15,6 +15,8 @@ const BLOCKS_MAX: usize = 256;
 /// The bits in front of an IPv4 address inside an IPv6 one.
 const MAPPED_BITS: u8 = 96;
 
+const FORM: &str = "write IP addresses and CIDR blocks such as 10.0.0.0/8, or `*`";
+
 /// Proxies whose X-Forwarded-For is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrustedProxies {
@@ -32,7 +34,10 @@ pub(crate) fn proxies(text: &str) -> Result<TrustedProxies, Remedy> {
     if items.len() > BLOCKS_MAX {
         return Err(format!("write at most {BLOCKS_MAX} addresses; a CIDR block stands for many"));
     }
-    items.into_iter().map(block).collect::<Result<_, _>>().map(TrustedProxies::Blocks)
+    if items.len() > 1 && items.contains(&"*") {
+        return Err("write `*` alone: it already stands for everyone".to_owned());
+    }
+    items.into_iter().map(|item| block(item, FORM)).collect::<Result<_, _>>().map(TrustedProxies::Blocks)
 }
 
 pub(crate) fn proxies_text(proxies: &TrustedProxies) -> String {
@@ -42,15 +47,11 @@ pub(crate) fn proxies_text(proxies: &TrustedProxies) -> String {
     }
 }
 
-fn block(text: &str) -> Result<IpNet, Remedy> {
-    if text == "*" {
-        return Err("write `*` alone: it already stands for everyone".to_owned());
-    }
+/// One address or block; `form` says what would be right where it is neither.
+pub(super) fn block(text: &str, form: &str) -> Result<IpNet, Remedy> {
     let block = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => {
-            text.parse().map_err(|_| "write IP addresses and CIDR blocks such as 10.0.0.0/8, or `*`".to_owned())?
-        }
+        Err(_) => text.parse().map_err(|_| form.to_owned())?,
     };
     // A block whose address has bits beyond its prefix was not meant as it was written.
     if block.addr() != block.network() {
@@ -66,7 +67,7 @@ fn unmapped(block: IpNet) -> IpNet {
     v4.map_or(block, IpNet::V4)
 }
 
-fn block_text(block: &IpNet) -> String {
+pub(super) fn block_text(block: &IpNet) -> String {
     if block.prefix_len() == block.max_prefix_len() { block.addr().to_string() } else { block.to_string() }
 }
 

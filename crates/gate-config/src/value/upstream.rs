@@ -1,209 +1,264 @@
-//! The backend's address, read as Ollama's own clients read `OLLAMA_HOST`.
+//! The backends: where each answers, what it is called, how much it is given.
 //!
-//! The scheme may be left out, and then the port is Ollama's; a path is kept and goes in front of every route. Unlike
-//! those clients this refuses a port that is no port instead of taking another one. Nothing is looked up here. The
-//! invariant: what an [`Upstream`] prints is a URL that reads back as the same value.
+//! Backends come as one text, in the words of [`super::words`]; the file's tables have been made such words before.
+//! Names of models are kept as typed: in which form they are compared is for whoever compares them. The invariant:
+//! between one and [`UPSTREAMS_MAX`] backends, no two with one URL or one name.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use super::target::{self, Target};
+use super::words::{Draft, MODELS, URL, drafts, worded};
+use super::{Fault, Faults, Remedy, number, text};
+use crate::complaint::nearest;
 
-use super::Remedy;
+/// Each backend has a cell in the shared memory, and old and new ones live side by side during a reload.
+pub const UPSTREAMS_MAX: usize = 32;
 
-/// The port Ollama listens on, meant where no scheme says otherwise.
-const OLLAMA_PORT: u16 = 11_434;
+/// Names stand in log lines and in headings of tables.
+const NAME_BYTES_MAX: usize = 64;
 
-/// The port of `http://`.
-const HTTP_PORT: u16 = 80;
+/// The list is searched for every request; more models than this are no list but everything.
+const MODELS_MAX: usize = 256;
 
-/// The longest name DNS can carry.
-const NAME_BYTES_MAX: usize = 253;
+/// What can be said of a backend, in the order in which it is written.
+pub(crate) const FIELDS: [&str; 6] = [URL, "dns", "name", "weight", "slots", MODELS];
 
-/// The path goes in front of every route and must leave room for it in a request line.
-const PREFIX_BYTES_MAX: usize = 1_024;
+/// The share of a backend for which none was written.
+const WEIGHT: u32 = 1;
 
-const NO_TLS: &str = "https is not there yet: the gate does not speak TLS to its backend; write http:// with the address \
-                      of a tunnel that does (stunnel, ssh -L, a reverse proxy on this host)";
+/// Stands for the value of the key `slots` until that is known.
+const AS_THE_KEY: u16 = 0;
 
-const FORMS: &str = "write http://HOST:PORT with an optional path, such as http://127.0.0.1:11434";
-
-/// Where the backend answers.
+/// One backend of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Upstream {
-    /// The machine.
-    pub host: Host,
-    /// The port, never 0.
-    pub port: u16,
-    /// What stands in front of every route: empty, or `/` and more without a closing `/`.
-    pub prefix: String,
-}
-
-/// A machine on the network.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// By address.
-    Ip(IpAddr),
-    /// By a name that must be looked up.
-    Name(String),
+    /// What logs call it: letters, digits, `.`, `_` and `-`; `ollama-2` for the second where none was written.
+    pub name: String,
+    /// Where it answers.
+    pub target: Target,
+    /// Its share of the load beside the others', for each slot: 1 to 100.
+    pub weight: u32,
+    /// How many requests it is given at once: 1 to 256.
+    pub slots: u16,
+    /// The models that it may be asked for, as typed, none twice; empty is all that it has.
+    pub models: Vec<String>,
 }
 
 impl Upstream {
-    /// Host and port as a `Host` header names them: `[::1]:11434`.
-    pub fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    /// What identifies it, whatever its name: `http://HOST:PORT/PREFIX`, `unix:PATH` or `dns:NAME:PORT`.
+    pub fn url(&self) -> String {
+        self.target.url()
     }
-}
 
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host, self.port, self.prefix)
-    }
-}
-
-/// IPv6 addresses stand in brackets.
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            Self::Ip(IpAddr::V4(address)) => write!(f, "{address}"),
-            Self::Name(name) => f.write_str(name),
+    /// Takes the key's number of slots where the backend has none of its own.
+    pub(crate) fn default_slots(&mut self, slots: u16) {
+        if self.slots == AS_THE_KEY {
+            self.slots = slots;
         }
     }
+
+    /// The words from which it is read, less those that go without saying.
+    fn words(&self, unsaid: &Unsaid) -> String {
+        let mut words = vec![self.target.word()];
+        if unsaid.name.as_ref() != Some(&self.name) {
+            words.push(worded("name", &self.name));
+        }
+        if self.weight != WEIGHT {
+            words.push(worded("weight", &self.weight.to_string()));
+        }
+        if unsaid.slots != Some(self.slots) {
+            words.push(worded("slots", &self.slots.to_string()));
+        }
+        if !self.models.is_empty() {
+            words.push(worded(MODELS, &self.models.join(",")));
+        }
+        words.join(" ")
+    }
 }
 
-pub(crate) fn upstream(text: &str) -> Result<Upstream, Remedy> {
-    let text = text.trim();
-    if text.contains(',') {
-        return Err("write one backend: lists are not there yet".to_owned());
+/// What a backend has without having it written.
+#[derive(Default)]
+struct Unsaid {
+    name: Option<String>,
+    slots: Option<u16>,
+}
+
+pub(crate) fn upstreams(text: &str) -> Result<Vec<Upstream>, Faults> {
+    let drafts = drafts(text)?;
+    if drafts.is_empty() {
+        return Err("write at least one backend, such as http://127.0.0.1:11434".to_owned().into());
     }
-    let (rest, port) = match text.split_once("://") {
-        None if text == "ollama.com" => return Err(NO_TLS.to_owned()),
-        None => (text, OLLAMA_PORT),
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, HTTP_PORT),
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(NO_TLS.to_owned()),
-        Some(_) => return Err(FORMS.to_owned()),
+    if drafts.len() > UPSTREAMS_MAX {
+        return Err(format!("write at most {UPSTREAMS_MAX} backends").into());
+    }
+    let mut faults = Vec::new();
+    let read: Vec<_> = drafts.iter().enumerate().map(|(row, draft)| Read::of(row + 1, draft, &mut faults)).collect();
+    for (row, later) in read.iter().enumerate() {
+        for (earlier, before) in read[..row].iter().enumerate() {
+            faults.extend(later.clash(before, row + 1, earlier + 1));
+        }
+    }
+    let whole: Option<Vec<Upstream>> = read.into_iter().map(Read::whole).collect();
+    whole.filter(|_| faults.is_empty()).ok_or(Faults(faults))
+}
+
+/// The text from which these backends are read where the key `slots` has this value.
+pub(crate) fn upstreams_text(upstreams: &[Upstream], slots: u16) -> String {
+    let unsaid = |row| Unsaid { name: Some(name_at(row)), slots: Some(slots) };
+    let words = upstreams.iter().zip(1..).map(|(upstream, row)| upstream.words(&unsaid(row)));
+    words.collect::<Vec<_>>().join(";")
+}
+
+/// Two lists for whoever compares them: what differs in full, what does not as a number.
+pub(crate) fn difference(old: &[Upstream], new: &[Upstream]) -> (String, String) {
+    // Lists that differ in their order only are best told in full.
+    let moved = old.len() == new.len() && old.iter().all(|upstream| new.contains(upstream));
+    let told = |list: &[Upstream], other: &[Upstream]| {
+        let differs = |upstream: &&Upstream| moved || !other.contains(upstream);
+        let mut texts: Vec<_> = list.iter().filter(differs).map(|one| one.words(&Unsaid::default())).collect();
+        match list.len() - texts.len() {
+            0 => {}
+            1 => texts.push("1 as before".to_owned()),
+            same => texts.push(format!("{same} as before")),
+        }
+        texts.join("; ")
     };
-    let (place, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-    if place.is_empty() {
-        return Err(FORMS.to_owned());
-    }
-    let (host, port) = host_and_port(place, port)?;
-    Ok(Upstream { host, port, prefix: prefix(path)? })
+    (told(old, new), told(new, old))
 }
 
-fn host_and_port(place: &str, default: u16) -> Result<(Host, u16), Remedy> {
-    let bare = place.strip_prefix('[').and_then(|place| place.strip_suffix(']')).unwrap_or(place);
-    if let Ok(address) = bare.parse::<Ipv6Addr>() {
-        return Ok((Host::Ip(connectable(address.into())), default));
-    }
-    let Some((name, port)) = place.rsplit_once(':') else { return Ok((host(place)?, default)) };
-    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = port.parse().ok().filter(|port| digits && *port > 0);
-    let port = port.ok_or_else(|| "write a port from 1 to 65535 after the host".to_owned())?;
-    Ok((host(name)?, port))
-}
-
-fn host(text: &str) -> Result<Host, Remedy> {
-    if text.is_empty() {
-        return Ok(Host::Ip(Ipv4Addr::LOCALHOST.into()));
-    }
-    if let Some(address) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
-        let address = address.parse::<Ipv6Addr>().map_err(|_| FORMS.to_owned())?;
-        return Ok(Host::Ip(connectable(address.into())));
-    }
-    if let Ok(address) = text.parse::<Ipv4Addr>() {
-        return Ok(Host::Ip(connectable(address.into())));
-    }
-    let labels = || text.strip_suffix('.').unwrap_or(text).split('.');
-    let spelled = labels().all(|label| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    });
-    // A name that ends in a number is an address with a slip in it.
-    let numeric = labels().next_back().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
-    if spelled && !numeric && text.len() <= NAME_BYTES_MAX {
-        Ok(Host::Name(text.to_ascii_lowercase()))
-    } else {
-        Err(FORMS.to_owned())
+/// What a field that is none is answered with.
+pub(crate) fn unknown_field(typed: &str) -> Remedy {
+    match nearest(typed, FIELDS.into_iter()) {
+        Some(field) => format!("a backend has no `{typed}`; did you mean `{field}`?"),
+        None => format!("a backend has no `{typed}`; it has {}", FIELDS.map(|field| format!("`{field}`")).join(", ")),
     }
 }
 
-/// A server told to listen on every address is reached on the loopback one.
-fn connectable(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
+/// What could be read of one backend.
+struct Read {
+    target: Option<Target>,
+    name: Option<String>,
+    weight: Option<u32>,
+    slots: Option<u16>,
+    models: Option<Vec<String>>,
+}
+
+impl Read {
+    fn of(item: usize, draft: &Draft, faults: &mut Vec<Fault>) -> Self {
+        let fields = Fields { item, draft };
+        fields.check(faults);
+        let url = fields.read(URL, target::url, faults);
+        let dns = fields.read("dns", target::dns, faults);
+        Self {
+            target: url.or(dns),
+            name: fields.read_or("name", name_at(item), name, faults),
+            weight: fields.read_or("weight", WEIGHT, |text| number::whole(text, 1..=number::WEIGHT_MAX), faults),
+            slots: fields.read_or("slots", AS_THE_KEY, |text| number::whole(text, 1..=number::SLOTS_MAX), faults),
+            models: fields.read_or(MODELS, Vec::new(), models, faults),
+        }
+    }
+
+    /// What this backend cannot share with one before it.
+    fn clash(&self, before: &Self, item: usize, earlier: usize) -> impl Iterator<Item = Fault> {
+        let url = self.target.as_ref().filter(|target| before.target.as_ref() == Some(target)).map(Target::url);
+        let name = self.name.as_ref().filter(|name| before.name.as_ref() == Some(name)).cloned();
+        let url = url.map(|url| (URL, url, "write each backend once; more weight or slots give it a larger share"));
+        let name = name.map(|name| ("name", name, "give each backend a name of its own"));
+        url.into_iter().chain(name).map(move |(field, value, remedy)| {
+            Fault::at(item, field, &value, format!("upstream[{earlier}] has it already: {remedy}"))
+        })
+    }
+
+    fn whole(self) -> Option<Upstream> {
+        let Self { target, name, weight, slots, models } = self;
+        Some(Upstream { name: name?, target: target?, weight: weight?, slots: slots?, models: models? })
     }
 }
 
-fn prefix(path: &str) -> Result<String, Remedy> {
-    let path = path.trim_end_matches('/');
-    let works = path.len() <= PREFIX_BYTES_MAX
-        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&byte));
-    works.then(|| path.to_owned()).ok_or_else(|| {
-        format!("write a path of at most {PREFIX_BYTES_MAX} bytes without blanks, `?` or `#`, escaped where needed")
-    })
+/// The words of one backend, for looking them up.
+struct Fields<'a> {
+    item: usize,
+    draft: &'a Draft,
+}
+
+impl Fields<'_> {
+    /// What is wrong whatever the values are: words that are no field, fields written twice, none that says where.
+    fn check(&self, faults: &mut Vec<Fault>) {
+        let before = faults.len();
+        for (place, word) in self.draft.iter().enumerate() {
+            let Some(key) = &word.key else {
+                let remedy = "write the URL first, then fields such as `slots=4`, then `;` before the next backend";
+                faults.push(Fault::at(self.item, "", &word.text, remedy.to_owned()));
+                continue;
+            };
+            let mut fault = |remedy| faults.push(Fault::at(self.item, key, &word.text, remedy));
+            if !FIELDS.contains(&key.as_str()) {
+                fault(unknown_field(key));
+            } else if self.draft[..place].iter().any(|earlier| earlier.key == word.key) {
+                fault(format!("write `{key}` only once"));
+            }
+        }
+        let is_where = |field: &str| self.typed(field).is_some();
+        match (is_where(URL), is_where("dns")) {
+            (true, true) => {
+                let remedy = "the backend has a URL already: write one of both".to_owned();
+                faults.push(Fault::at(self.item, "dns", self.typed("dns").unwrap_or_default(), remedy));
+            }
+            (false, false) if faults.len() == before => {
+                faults.push(Fault::at(self.item, "", "", "the backend's `url` or `dns` is missing".to_owned()));
+            }
+            _ => {}
+        }
+    }
+
+    fn typed(&self, field: &str) -> Option<&str> {
+        self.draft.iter().find(|word| word.key.as_deref() == Some(field)).map(|word| word.text.as_str())
+    }
+
+    fn read<T>(&self, field: &str, read: impl Fn(&str) -> Result<T, Remedy>, faults: &mut Vec<Fault>) -> Option<T> {
+        let text = self.typed(field)?;
+        read(text).map_err(|remedy| faults.push(Fault::at(self.item, field, text, remedy))).ok()
+    }
+
+    fn read_or<T>(
+        &self,
+        field: &str,
+        default: T,
+        read: impl Fn(&str) -> Result<T, Remedy>,
+        faults: &mut Vec<Fault>,
+    ) -> Option<T> {
+        if self.typed(field).is_none() { Some(default) } else { self.read(field, read, faults) }
+    }
+}
+
+/// The name of a backend that was given none.
+fn name_at(item: usize) -> String {
+    format!("ollama-{item}")
+}
+
+fn name(text: &str) -> Result<String, Remedy> {
+    let text = text.trim();
+    let spelled = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let works = (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(spelled);
+    works
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("write a name of 1 to {NAME_BYTES_MAX} letters, digits, `.`, `_` or `-`"))
+}
+
+fn models(text: &str) -> Result<Vec<String>, Remedy> {
+    let mut models: Vec<String> = Vec::new();
+    for item in super::items(text) {
+        if item.contains("://") {
+            return Err(format!("{item} is no model: write `;` in front of the next backend"));
+        }
+        let model = text::model(item)?.ok_or_else(|| "write models as `a,b`, without blanks".to_owned())?;
+        if !models.contains(&model) {
+            models.push(model);
+        }
+        if models.len() > MODELS_MAX {
+            return Err(format!("write at most {MODELS_MAX} models"));
+        }
+    }
+    Ok(models)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_as_ollama_reads_them() {
-        for (text, shown) in [
-            ("1.2.3.4", "http://1.2.3.4:11434"),
-            (":1234", "http://127.0.0.1:1234"),
-            ("1.2.3.4:1234", "http://1.2.3.4:1234"),
-            ("example.com", "http://example.com:11434"),
-            ("Example.com:1234", "http://example.com:1234"),
-            ("[::1]", "http://[::1]:11434"),
-            ("::1", "http://[::1]:11434"),
-            ("[::1]:1337", "http://[::1]:1337"),
-            ("[::]", "http://[::1]:11434"),
-            ("0.0.0.0", "http://127.0.0.1:11434"),
-            ("0.0.0.0:8080", "http://127.0.0.1:8080"),
-            (" 1.2.3.4 ", "http://1.2.3.4:11434"),
-            ("http://1.2.3.4", "http://1.2.3.4:80"),
-            ("HTTP://1.2.3.4:4321", "http://1.2.3.4:4321"),
-            ("http://example.com/ollama/", "http://example.com:80/ollama"),
-            ("example.com/a/b", "http://example.com:11434/a/b"),
-            ("http://gpu-1.local.:11434/", "http://gpu-1.local.:11434"),
-        ] {
-            let read = upstream(text).unwrap();
-            assert_eq!(read.to_string(), shown, "{text}");
-            assert_eq!(upstream(shown).unwrap(), read, "{shown}");
-        }
-    }
-
-    #[test]
-    fn refusals() {
-        for (text, remedy) in [
-            ("https://1.2.3.4", "does not speak TLS"),
-            ("ollama.com", "does not speak TLS"),
-            ("", "http://HOST:PORT"),
-            ("http://", "http://HOST:PORT"),
-            ("ftp://x", "http://HOST:PORT"),
-            ("unix:/run/ollama.sock", "port from 1 to 65535"),
-            (":66000", "port from 1 to 65535"),
-            (":-1", "port from 1 to 65535"),
-            (":0", "port from 1 to 65535"),
-            ("x:+1", "port from 1 to 65535"),
-            ("256.1.1.1", "http://HOST:PORT"),
-            ("a b", "http://HOST:PORT"),
-            ("user@host", "http://HOST:PORT"),
-            ("[::1", "http://HOST:PORT"),
-            ("host?x=1", "http://HOST:PORT"),
-            ("host/a b", "without blanks"),
-            ("host/a?b", "without blanks"),
-            ("a,b", "one backend"),
-        ] {
-            let refusal = upstream(text).unwrap_err();
-            assert!(refusal.contains(remedy), "{text}: {refusal}");
-        }
-    }
-
-    #[test]
-    fn the_authority_has_brackets_where_needed() {
-        assert_eq!(upstream("::1").unwrap().authority(), "[::1]:11434");
-    }
-}
+mod tests;

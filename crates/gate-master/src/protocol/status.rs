@@ -30,6 +30,10 @@ pub struct Status {
     pub deaths: Vec<Death>,
     /// Where it listens.
     pub listeners: Vec<ListenerUse>,
+    /// Where its requests go, in the order of the configuration; of a name, every address that it has.
+    pub backends: Vec<BackendUse>,
+    /// Requests that wait for a backend.
+    pub queue: QueueUse,
     /// How full the tables of the limits are.
     pub limiter: Vec<LimiterUse>,
     /// Counts over all workers.
@@ -104,6 +108,40 @@ words! {
         Leaving = "leaving",
         /// Told to end at once.
         Killed = "killed",
+    }
+}
+
+words! {
+    /// What was last seen of a backend.
+    BackendState {
+        /// Nobody has looked yet.
+        Unknown = "unknown",
+        /// It answered as Ollama does.
+        Healthy = "healthy",
+        /// No connection to it can be made.
+        Unreachable = "unreachable",
+        /// It did not answer in time.
+        Silent = "silent",
+        /// It answered with another status than 200.
+        Failing = "failing",
+        /// What it answered is not HTTP.
+        NotHttp = "not http",
+        /// It answered, and not as Ollama does.
+        Foreign = "not ollama",
+        /// Its name has no address.
+        NotFound = "not found",
+    }
+}
+
+words! {
+    /// Whether a backend is left alone after failures.
+    BreakerState {
+        /// It gets requests.
+        Closed = "closed",
+        /// It gets none.
+        Open = "open",
+        /// It gets one, whose end decides.
+        Trial = "trial",
     }
 }
 
@@ -189,6 +227,46 @@ pub struct ListenerUse {
     pub queue: Option<u64>,
     /// How many may.
     pub backlog: Option<u64>,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendUse {
+    /// What the configuration calls it.
+    pub name: String,
+    /// Where it is: as configured, or where its name was found.
+    pub url: String,
+    /// What was last seen of it.
+    pub state: BackendState,
+    /// The status that it answered instead of 200.
+    pub status: Option<u16>,
+    /// Whether it is left alone after failures.
+    pub breaker: BreakerState,
+    /// For how many more milliseconds; then the next request tries it.
+    pub breaker_ms: Option<u64>,
+    /// Requests it has.
+    pub in_flight: u64,
+    /// How many it may have at once.
+    pub slots: u64,
+    /// Requests that wait, and that it might get.
+    pub waiting: u64,
+    /// Models it has in memory, by name.
+    pub loaded: Vec<String>,
+    /// How many models it lists.
+    pub listed: Option<u64>,
+}
+
+/// Requests that wait for a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueUse {
+    /// How many.
+    pub length: u64,
+    /// How many may.
+    pub limit: u64,
+    /// For how long the oldest has waited.
+    pub oldest_ms: Option<u64>,
+    /// For how long a request keeps a backend busy, on average.
+    pub mean_service_ms: Option<u64>,
 }
 
 /// The table of one window length.

@@ -15,6 +15,11 @@ const STATUS: &str = r#"{"ok":true,"version":"0.1.0","pid":10,"uptime_s":61,"gen
 "in_service":["POST /api/generate for 41.2 s"],"cause":"a bug","core":null}],
 "listeners":[{"address":"http://127.0.0.1:8000","sockets":1,"queue":0,"backlog":2048},
 {"address":"unix:/run/x","sockets":1,"queue":null,"backlog":null}],
+"backends":[{"name":"gpu1","url":"http://gpu1:11434","state":"failing","status":502,"breaker":"open","breaker_ms":1500,
+"in_flight":1,"slots":4,"waiting":2,"loaded":["llama3.2:latest"],"listed":12},
+{"name":"gpus","url":"dns:gpus:11434","state":"not found","status":null,"breaker":"closed","breaker_ms":null,
+"in_flight":0,"slots":4,"waiting":0,"loaded":[],"listed":null}],
+"queue":{"length":2,"limit":512,"oldest_ms":700,"mean_service_ms":null},
 "limiter":[{"window_s":60,"entries":131072,"used":12}],
 "totals":{"requests":7,"in_flight":1,"streams":1,"connections":2,"answers":{"2xx":5,"3xx":0,"4xx":1,"5xx":0},
 "limited":1,"left":0},
@@ -131,6 +136,7 @@ fn a_status_is_read_and_written_whole() {
     let Ok(Answer::Status(status)) = Answer::parse(STATUS, &Request::Status {}) else { panic!("no status") };
     assert_eq!((status.state, status.processes[0].state), (GateState::Serving, ProcessState::Ready));
     assert_eq!((status.listeners[1].queue, status.totals.answers.success), (None, 5));
+    assert_eq!((status.backends[0].state, status.backends[0].breaker), (BackendState::Failing, BreakerState::Open));
     assert_eq!(status.deaths[0].in_service, ["POST /api/generate for 41.2 s"]);
     let line = Answer::Status(status).to_line();
     let as_value = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();

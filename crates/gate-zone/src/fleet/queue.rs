@@ -276,6 +276,13 @@ impl<'a, W: Word> Queue<'a, W> {
         self.word(index, entry::STATE).store(EMPTY);
     }
 
+    /// How many stand in front of one's own place for one of these backends, itself included.
+    pub fn position(self, ticket: Ticket, backends: u64) -> usize {
+        let own = self.word(usize::from(ticket.entry), entry::START).load();
+        let is_ahead = |waiter: &Waiter| (waiter.start, waiter.ticket.number) < (own, ticket.number);
+        1 + self.waiters().filter(|waiter| waiter.backends & backends != 0 && is_ahead(waiter)).count()
+    }
+
     /// Changes which backends may serve one's own waiter.
     pub fn change_backends(self, ticket: Ticket, backends: u64) {
         let word = self.word(usize::from(ticket.entry), entry::BACKENDS);

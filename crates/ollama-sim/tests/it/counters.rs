@@ -32,6 +32,39 @@ fn requests_and_connections_are_counted() {
 }
 
 #[test]
+fn work_is_counted_apart_from_questions() {
+    let running = Running::new(Config::default());
+    let stalled = running.ask("@sim:stall:after-head");
+    running.wait("the work", |counters| counters.generating == 1);
+    let mut client = Client::connect(running.address);
+    client.send(b"GET /api/ps HTTP/1.1\r\nHost: sim\r\nx-sim-fault: stall:before-head\r\n\r\n");
+    let counters = running.wait("the question", |counters| counters.in_flight == 2);
+    assert_eq!((counters.generating, counters.generating_max, counters.in_flight_max), (1, 1, 2));
+    drop(stalled);
+    let counters = running.wait("the notice", |counters| counters.generating == 0);
+    assert_eq!((counters.generating_max, counters.in_flight), (1, 1));
+}
+
+#[test]
+fn headers_can_be_read_back_by_name() {
+    let running = Running::new(Config::default());
+    let mut client = Client::connect(running.address);
+    let own = "X-Request-Id: r-1\r\ntraceparent: 00-0af7-b7ad-01\r\nX-Forwarded-For: 192.0.2.1, 198.51.100.7\r\n";
+    client.send(format!("GET /api/tags HTTP/1.1\r\nHost: sim\r\n{own}\r\n").as_bytes());
+    client.answer();
+    let told = over_http(&running);
+    let wanted = [
+        ("x-request-id", Some("r-1")),
+        ("traceparent", Some("00-0af7-b7ad-01")),
+        ("x-forwarded-for", Some("192.0.2.1, 198.51.100.7")),
+        ("forwarded", None),
+    ];
+    for (name, value) in wanted {
+        assert_eq!(told.last_requests[0].header(name), value, "{name}");
+    }
+}
+
+#[test]
 fn http_and_the_handle_tell_the_same_and_reset() {
     let running = Running::new(Config::default());
     running.get("/api/tags");

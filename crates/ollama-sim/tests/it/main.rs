@@ -13,4 +13,8 @@ mod program;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod scheduling;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod unix;

@@ -49,7 +49,7 @@ fn a_model_loads_once_is_listed_and_leaves() {
     let start = Instant::now();
     let cold = running.ask_whole("hi").answer().json();
     assert!(start.elapsed() >= load);
-    assert_eq!(cold["load_duration"], load.as_nanos() as u64);
+    assert!(cold["load_duration"].as_u64().unwrap() >= load.as_nanos() as u64, "{cold}");
     let warm = running.ask_whole("hi").answer().json();
     assert!(warm["load_duration"].as_u64().unwrap() < 1000, "{warm}");
     let listed = running.get("/api/ps").json();

@@ -1,9 +1,13 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::*;
+use crate::bells::Bells;
 use crate::process::{self, Exit};
 
 /// Two directories of a test's own, removed at its end.
@@ -137,6 +141,23 @@ fn threads_names_and_sockets_work_as_before() {
         assert!(("localhost", 80).to_socket_addrs().unwrap().next().is_some());
         TcpStream::connect(address).unwrap();
         TcpListener::bind("127.0.0.1:0").unwrap();
+    });
+}
+
+#[test]
+fn bells_ring_and_are_heard_as_before() {
+    if !may_confine() {
+        return;
+    }
+    holds_in_a_child(|| {
+        let bells = Bells::create(1).unwrap();
+        sandbox(&[]).unwrap();
+        let ear = bells.ear(0).unwrap().unwrap();
+        let rings = || poll(&mut [PollFd::new(ear.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap();
+        bells.ring(0);
+        assert_eq!(rings(), 1);
+        ear.hush().unwrap();
+        assert_eq!(rings(), 0);
     });
 }
 

@@ -1,0 +1,152 @@
+//! A slot of a backend, held for one request.
+//!
+//! Invariant: it is given back exactly once: by dropping it, or, when the process is killed, by the master.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use gate_zone::Fleet as Cells;
+use gate_zone::clock;
+use gate_zone::fleet::slots::Slot;
+use gate_zone::fleet::{Instance, breaker, loads};
+
+use crate::backend::{Ask, Exchange, Failed, Patience};
+use crate::fit::Fit;
+use crate::fleet::Fleet;
+use crate::member::Member;
+
+/// Why a backend was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Why {
+    /// What serving means for it.
+    pub fit: Fit,
+    /// How it came to the request.
+    pub way: Way,
+}
+
+/// How a request came to its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It was the only backend that could serve it.
+    Only,
+    /// It was the best of several.
+    Best,
+    /// Its breaker was open, and this request tries it.
+    Trial,
+    /// The request waited in the queue.
+    Queue,
+}
+
+/// As it stands in the log: `loaded, best`.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = match self.way {
+            Way::Only => "only",
+            Way::Best => "best",
+            Way::Trial => "trial",
+            Way::Queue => "queue",
+        };
+        write!(f, "{}, {way}", self.fit)
+    }
+}
+
+/// How a request waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Queued {
+    /// For how long.
+    pub waited: Duration,
+    /// How many were in front of it when it came, itself included; 0 if it did not wait.
+    pub position: usize,
+}
+
+/// A slot of a backend.
+pub struct Lease {
+    fleet: Rc<Fleet>,
+    /// The backend.
+    pub member: Rc<Member>,
+    slot: usize,
+    instance: Instance,
+    since: Instant,
+    answered: bool,
+    /// Why this backend.
+    pub why: Why,
+    /// How long the request waited for it.
+    pub queued: Queued,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        fleet: &Rc<Fleet>,
+        member: Rc<Member>,
+        (slot, instance): (usize, Instance),
+        why: Why,
+        queued: Queued,
+    ) -> Self {
+        let fleet = Rc::clone(fleet);
+        Self { fleet, member, slot, instance, since: Instant::now(), answered: false, why, queued }
+    }
+
+    /// Sends the request and waits for the head of the answer, with the patience that the model's state asks for.
+    ///
+    /// # Errors
+    /// See [`Backend::ask`](crate::Backend::ask); the breaker has been told.
+    pub async fn ask(&mut self, ask: &Ask, load: Duration, first_byte: Duration) -> Result<Exchange, Failed> {
+        let (cell, instance) = (self.member.cell, self.instance);
+        let is_loaded = || cell.holds(instance);
+        let asked = self.member.backend.ask(ask, Patience { load, first_byte, is_loaded: &is_loaded }).await;
+        match &asked {
+            Ok(exchange) if exchange.head.status.is_success() => self.answers(),
+            // It lives, and has not loaded the model for that.
+            Ok(_) => breaker::succeeded(cell.breaker()),
+            Err(_) => {
+                cell.count_failure();
+                breaker::failed(cell.breaker(), self.fleet.rules.breaker, clock::monotonic_ms());
+            }
+        }
+        asked
+    }
+
+    fn answers(&mut self) {
+        self.answered = true;
+        let cell = self.member.cell;
+        breaker::succeeded(cell.breaker());
+        cell.note(self.instance, clock::monotonic_ms() / 1000);
+    }
+
+    /// Says that the answer broke off.
+    pub fn broke(&self) {
+        let cell = self.member.cell;
+        cell.count_failure();
+        breaker::failed(cell.breaker(), self.fleet.rules.breaker, clock::monotonic_ms());
+    }
+
+    /// Says how long the model took to load, as the backend told.
+    pub fn loaded_in(&self, load: Duration) {
+        if self.why.fit.is_load() {
+            self.member.cell.loaded(load.as_millis() as u64);
+        }
+    }
+
+    /// Says that the model leaves memory with this request.
+    pub fn unloads(&self) {
+        self.member.cell.forget(self.instance.name);
+    }
+
+    fn cells(&self) -> Cells {
+        self.fleet.cells
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.answered {
+            self.member.cell.served(self.since.elapsed().as_micros() as u64);
+        }
+        if self.why.fit.is_load() {
+            loads::end(self.cells().loads(), self.instance.tag(), self.member.cell.index());
+        }
+        let held = Slot::Held { by: self.fleet.holder, tag: self.instance.tag() };
+        self.fleet.give(&self.member, self.slot, held.to_word());
+    }
+}

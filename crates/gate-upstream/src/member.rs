@@ -1,0 +1,156 @@
+//! The backends that one process knows, each with its cell in the zone and its pool of connections.
+//!
+//! It is made from the configuration and from what the monitor has found under names; made anew, it keeps what is still
+//! there, connections and all.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use gate_zone::fleet::{Cell, Fleet as Cells};
+use gate_zone::{OwnRow, fleet::inventory::Listed};
+use http::HeaderValue;
+
+use crate::backend::{Backend, Timeouts};
+
+/// One backend of the configuration.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// What clients are told: never an address.
+    pub name: String,
+    /// What identifies it, and what operators are told.
+    pub url: String,
+    /// How it is reached.
+    pub reach: Reach,
+    /// Its share, per slot.
+    pub weight: u32,
+    /// How many requests it is given at once.
+    pub slots: usize,
+    /// The models that it may be asked for, as Ollama lists them; empty is all.
+    pub models: Vec<String>,
+}
+
+/// How a backend is reached.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    /// At an address or a name with a port, below a prefix.
+    Http {
+        /// `address:port` or `name:port`.
+        authority: String,
+        /// What stands in front of every path.
+        prefix: String,
+    },
+    /// Over a unix socket.
+    Unix(PathBuf),
+    /// At the addresses that the monitor finds; with what they are told as their own name.
+    Found {
+        /// The name that was looked up.
+        host: String,
+        /// What stands in front of every path.
+        prefix: String,
+    },
+}
+
+/// A backend, as one process sees it.
+pub struct Member {
+    pub(crate) cell: Cell,
+    pub(crate) key: u64,
+    pub(crate) name: HeaderValue,
+    pub(crate) slots: usize,
+    pub(crate) weight: u32,
+    /// Names that it may be asked for, hashed; empty is all.
+    models: Vec<u32>,
+    address: Option<SocketAddr>,
+    /// Requests go through it.
+    pub backend: Backend,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at cell {}", self.backend, self.cell.index())
+    }
+}
+
+impl Member {
+    /// What clients are told of it.
+    pub fn name(&self) -> &HeaderValue {
+        &self.name
+    }
+
+    /// Its words in the zone.
+    pub fn cell(&self) -> Cell {
+        self.cell
+    }
+
+    /// Whether it may be asked for this model.
+    pub(crate) fn allows(&self, name: u32) -> bool {
+        self.models.is_empty() || self.models.contains(&name)
+    }
+
+    /// Whether it lists this model.
+    pub(crate) fn lists(&self, name: u32) -> Listed {
+        self.cell.lists(name)
+    }
+}
+
+/// Makes members of specs.
+pub(crate) struct Maker {
+    pub(crate) specs: Vec<Spec>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) row: Rc<OwnRow>,
+}
+
+impl Maker {
+    /// The members as things stand, those of `old` that are still right among them.
+    pub(crate) fn members(&self, cells: Cells, old: &[Rc<Member>]) -> Vec<Rc<Member>> {
+        let mut members = Vec::new();
+        let key_of = |spec: &Spec| cells.hash(spec.url.as_bytes());
+        let wanted: Vec<u64> = self.specs.iter().map(key_of).collect();
+        for spec in &self.specs {
+            let key = key_of(spec);
+            match &spec.reach {
+                Reach::Found { .. } => {
+                    for (place, (cell, address)) in cells.found(key).enumerate() {
+                        let name = format!("{}.{}", spec.name, place + 1);
+                        members.push(self.member(cells, spec, (cell, name, Some(address)), old));
+                    }
+                }
+                Reach::Http { .. } | Reach::Unix(_) => {
+                    // The master has claimed it before this process was forked, and so made sure that there is room.
+                    if let Ok(cell) = cells.claim(key, &wanted) {
+                        members.push(self.member(cells, spec, (cell, spec.name.clone(), None), old));
+                    }
+                }
+            }
+        }
+        members
+    }
+
+    fn member(
+        &self,
+        cells: Cells,
+        spec: &Spec,
+        (cell, name, address): (Cell, String, Option<SocketAddr>),
+        old: &[Rc<Member>],
+    ) -> Rc<Member> {
+        let key = cell.key();
+        let name = HeaderValue::try_from(name).unwrap_or_else(|_| HeaderValue::from_static("unnamed"));
+        let same = |member: &&Rc<Member>| member.key == key && member.address == address && member.name == name;
+        if let Some(member) = old.iter().find(same) {
+            return Rc::clone(member);
+        }
+        let (timeouts, row) = (self.timeouts, Rc::clone(&self.row));
+        let backend = match (&spec.reach, address) {
+            (Reach::Unix(path), _) => Backend::unix(path, timeouts, row),
+            (Reach::Http { authority, prefix }, _) => Backend::new(authority, prefix, timeouts, row),
+            (Reach::Found { prefix, .. }, None) => Backend::new(&spec.url, prefix, timeouts, row),
+            (Reach::Found { host, prefix }, Some(address)) => {
+                Backend::at(address, &format!("{host}:{}", address.port()), prefix, timeouts, row)
+            }
+        };
+        let models = spec.models.iter().map(|model| cells.instance(model, "").name).collect();
+        let (slots, weight) = (spec.slots, spec.weight);
+        Rc::new(Member { cell, key, name, slots, weight, models, address, backend })
+    }
+}
