@@ -154,7 +154,7 @@ impl Fleet {
         }
         let elsewhere = members.iter().any(|member| member.cell.holds(want.instance));
         let anywhere = if elsewhere { Anywhere::InMemory } else { Anywhere::Nowhere };
-        Fit::of(&facts_of(member, want.instance), anywhere)
+        Fit::of(&facts_of(self.cells, member, want.instance), anywhere)
     }
 }
 
