@@ -6,6 +6,8 @@
 //! Invariants: while somebody waits who could have a slot, nobody takes it past them; a choice never comes out empty
 //! because backends are ill: the last one is tried all the same.
 
+mod scan;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ use gate_zone::word::Word;
 use gate_zone::{OwnRow, Probe};
 use tokio::sync::Notify;
 
+pub(crate) use self::scan::facts_of;
+use self::scan::{First, Scan, load_of};
 use crate::backend::Timeouts;
 use crate::fit::{Anywhere, Facts, Fit, Turn, Waited, choose, compared, least_loaded};
 use crate::lease::{Lease, Queued, Way, Why};
@@ -243,10 +247,11 @@ impl Fleet {
     /// would choose, found without a look at all that only loads depend on.
     fn of_holders(self: &Rc<Self>, members: &[Rc<Member>], want: &Want, mask: u64) -> Option<Lease> {
         // By their places among the members; there are no more of them than cells, each of which has a bit.
-        let holds = |member: &Member| mask & member.cell.bit() != 0 && member.cell.holds(want.instance);
+        let usable = admitted(members, mask);
+        let holds = |member: &Member| usable & member.cell.bit() != 0 && member.cell.holds(want.instance);
         let places = members.iter().enumerate().filter(|(_, member)| holds(member));
         let mut left: u64 = places.fold(0, |all, (place, _)| all | 1 << place);
-        let mut open = mask;
+        let mut open = usable;
         while left != 0 {
             let random = self.draw();
             let places = compared(left.count_ones() as usize, random).map(|rank| nth(left, rank));
@@ -256,16 +261,25 @@ impl Fleet {
             let way = if open.is_power_of_two() { Way::Only } else { Way::Best };
             left &= !(1 << place);
             open &= !member.cell.bit();
-            let Some(tried) = self.admits(member, mask) else { continue };
-            let start = self.draw() as usize;
-            let tag = want.instance.tag();
-            if let Some(slot) = slots::take(member.cell.slots(member.slots), start, self.holder, tag) {
-                let way = if tried == Breaker::Trial { Way::Trial } else { way };
-                let why = Why { fit: Fit::Loaded, way };
-                return Some(Lease::new(self, Rc::clone(member), (slot, want.instance), why, Queued::default()));
+            let lease = self.take(member, want.instance, Why { fit: Fit::Loaded, way }, mask);
+            if lease.is_some() {
+                return lease;
             }
         }
         None
+    }
+
+    /// A slot of this backend, if one is free and its breaker lets the request pass.
+    fn take(self: &Rc<Self>, member: &Rc<Member>, instance: Instance, why: Why, mask: u64) -> Option<Lease> {
+        let tag = instance.tag();
+        let slot = slots::take(member.cell.slots(member.slots), self.draw() as usize, self.holder, tag)?;
+        // Behind the slot: who tries a backend must be able to.
+        let Some(tried) = self.admits(member, mask) else {
+            self.give(member, slot, Slot::Held { by: self.holder, tag }.to_word());
+            return None;
+        };
+        let way = if tried == Breaker::Trial { Way::Trial } else { why.way };
+        Some(Lease::new(self, Rc::clone(member), (slot, instance), Why { way, ..why }, Queued::default()))
     }
 
     /// A slot that nobody waits for.
@@ -273,7 +287,6 @@ impl Fleet {
         let usable = admitted(members, mask);
         let (mut known, mut anywhere) = self.facts(members, want.instance, usable);
         let patience_ms = self.rules.swap_patience.as_millis() as u64;
-        let tag = want.instance.tag();
         // Each round rules a backend out, or a load in: there is an end.
         while !known.is_empty() {
             let way = if known.len() == 1 { Way::Only } else { Way::Best };
@@ -290,19 +303,13 @@ impl Fleet {
             }
             let place = known.iter().position(|(_, known)| known.index == facts.index)?;
             let (member, _) = known.swap_remove(place);
-            let start = self.draw() as usize;
-            if let Some(slot) = slots::take(member.cell.slots(member.slots), start, self.holder, tag) {
-                // Last: who tries a backend must be able to.
-                if let Some(tried) = self.admits(&member, mask) {
-                    let way = if tried == Breaker::Trial { Way::Trial } else { way };
-                    let why = Why { fit, way };
-                    return Some(Lease::new(self, member, (slot, want.instance), why, Queued::default()));
-                }
-                self.give(&member, slot, Slot::Held { by: self.holder, tag }.to_word());
+            let lease = self.take(&member, want.instance, Why { fit, way }, mask);
+            if lease.is_some() {
+                return lease;
             }
             // Somebody was quicker: the load that was noted does not begin.
             if notes {
-                loads::end(self.cells.loads(), tag, facts.index);
+                loads::end(self.cells.loads(), want.instance.tag(), facts.index);
             }
         }
         None
@@ -453,102 +460,6 @@ impl Fleet {
 enum Breaker {
     Closed,
     Trial,
-}
-
-/// The first of some waiters.
-#[derive(Clone, Copy, Default)]
-struct First(Option<(Waiter, Fit)>);
-
-impl First {
-    fn see(&mut self, waiter: Waiter, fit: Fit) {
-        if self.0.is_none_or(|(first, _)| waiter.due() < first.due()) {
-            self.0 = Some((waiter, fit));
-        }
-    }
-}
-
-/// One look over the queue from a backend's side. What it finds out about a model is kept for the next waiter.
-struct Scan<'a> {
-    fleet: &'a Fleet,
-    member: &'a Member,
-    now_ms: u64,
-    others: usize,
-    seen: Vec<(u64, u64, Facts, Anywhere)>,
-}
-
-impl<'a> Scan<'a> {
-    fn new(fleet: &'a Fleet, member: &'a Member, slot: usize, now_ms: u64) -> Self {
-        // The slot that is to be given is in the caller's hands or, when he looks again, free.
-        let (before, from) = member.cell.slots(SLOT_COUNT).split_at(slot);
-        let others = slots::in_flight(before) + slots::in_flight(from.get(1..).unwrap_or_default());
-        Self { fleet, member, now_ms, others, seen: Vec::new() }
-    }
-
-    fn turn(&mut self, waiter: &Waiter) -> (Fit, Turn) {
-        let (facts, anywhere) = self.about(waiter);
-        let fit = Fit::of(&facts, anywhere);
-        let passed_ms = if waiter.passed_ms == 0 { 0 } else { self.now_ms.saturating_sub(waiter.passed_ms).max(1) };
-        let so_far = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
-        (fit, fit.turn(&facts, self.others, so_far, self.fleet.rules.swap_patience.as_millis() as u64))
-    }
-
-    fn about(&mut self, waiter: &Waiter) -> (Facts, Anywhere) {
-        let (want, backends) = (waiter.want, waiter.backends);
-        if let Some((.., facts, anywhere)) = self.seen.iter().find(|seen| (seen.0, seen.1) == (want, backends)) {
-            return (*facts, *anywhere);
-        }
-        let instance = Instance::from_word(want);
-        let facts = facts_of(self.fleet.cells, self.member, instance);
-        let anywhere = if facts.holds {
-            Anywhere::InMemory
-        } else {
-            let members = self.fleet.members.borrow();
-            let usable = admitted(&members, backends);
-            let mut others = members.iter().filter(|member| usable & member.cell.bit() != 0);
-            if others.any(|member| member.cell.holds(instance)) {
-                Anywhere::InMemory
-            } else {
-                self.fleet.loading(instance, usable).map_or(Anywhere::Nowhere, Anywhere::Loading)
-            }
-        };
-        self.seen.push((want, backends, facts, anywhere));
-        (facts, anywhere)
-    }
-}
-
-pub(crate) fn facts_of(cells: Cells, member: &Member, instance: Instance) -> Facts {
-    let cell = member.cell;
-    // Those that are being loaded take their room already.
-    let is_there = |tag: &u32| cell.in_memory().any(|held| held.tag() == *tag);
-    let coming = loads::at(cells.loads(), cell.index()).filter(|tag| *tag != instance.tag() && !is_there(tag));
-    let in_memory = cell.in_memory().count() + coming.count();
-    // Loaded with other options, the model would have to make room for itself.
-    let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
-    Facts {
-        index: cell.index(),
-        key: member.key,
-        holds: cell.holds(instance),
-        in_memory,
-        has_room: cell.has_room_beside(in_memory) && !is_in_its_own_way,
-        in_flight: slots::in_flight(cell.slots(member.slots)),
-        slots: member.slots,
-        weight: member.weight,
-        service_ms: cell.service_us() / 1000,
-        load_ms: cell.load_ms(),
-    }
-}
-
-/// The facts that tell backends apart which have the model in memory. What only loads depend on is not looked at.
-fn load_of(member: &Member) -> Facts {
-    Facts {
-        index: member.cell.index(),
-        key: member.key,
-        holds: true,
-        in_flight: slots::in_flight(member.cell.slots(member.slots)),
-        slots: member.slots,
-        weight: member.weight,
-        ..Facts::default()
-    }
 }
 
 /// The place of the bit that is set above `rank` other ones.

@@ -162,8 +162,9 @@ impl Drop for Lease {
         if self.tries {
             breaker::leave_trial(self.member.cell.breaker(), clock::monotonic_ms());
         }
-        // The backend loads on for others that ask for the model.
-        if self.why.fit != Fit::Loaded && !self.is_shared() {
+        // A backend that has not loaded the model yet does so for others that ask for it here.
+        let is_over = || self.answered || self.member.cell.holds(self.instance) || !self.is_shared();
+        if self.why.fit != Fit::Loaded && is_over() {
             loads::end(self.cells().loads(), self.instance.tag(), self.member.cell.index());
         }
         let held = Slot::Held { by: self.fleet.holder, tag: self.instance.tag() };

@@ -118,7 +118,7 @@ impl Yard {
         let name = self.cells.instance(model, "").name;
         self.cell(place).tell_in_memory(&[(name, model)], gate_zone::clock::monotonic_ms() / 1000);
         self.cell(place).tell_evicted();
-        assert!(!self.cell(place).has_room());
+        assert!(!self.cell(place).has_room_beside(1));
     }
 
     pub(crate) fn in_flight(&self, place: usize) -> usize {

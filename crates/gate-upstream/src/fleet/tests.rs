@@ -196,6 +196,45 @@ fn a_load_goes_on_while_one_request_for_it_is_in_service() {
     });
 }
 
+/// What is loaded is no load in progress, whoever still uses it: it would take up room once it has left.
+#[test]
+fn a_load_is_over_when_the_model_is_there() {
+    play(async || {
+        let yard = Yard::new(&[2, 2]);
+        let fleet = yard.process();
+        let first = at_once(&fleet, yard.want("m", 1));
+        yard.load(index(&first), "m");
+        let second = at_once(&fleet, yard.want("m", 1));
+        assert_eq!(second.why.fit, Fit::Loaded);
+        drop(first);
+        assert_eq!(loads::of(yard.cells.loads(), yard.cells.instance("m", "").tag(), now_s()), None);
+    });
+}
+
+/// Requests for a model in memory take a shorter way, to the same choice.
+#[test]
+fn the_short_way_chooses_as_the_long_one_does() {
+    play(async || {
+        for count in [1, 3, 8] {
+            let yard = Yard::new(&(0..count).map(|place| 1 + place % 3).collect::<Vec<_>>());
+            (0..count).filter(|place| place % 4 != 3).for_each(|place| yard.load(place, "m"));
+            let fleet = yard.process();
+            let mut leases: Vec<Lease> = Vec::new();
+            for conversation in 1..=40 {
+                let want = Want { conversation, ..yard.want("m", 1) };
+                let (members, mask) = (fleet.members(), (1 << count) - 1);
+                let chosen = |lease: Option<Lease>| lease.map(|lease| (index(&lease), lease.why));
+                let long = chosen(fleet.at_once(&members, &want, mask));
+                assert_eq!(chosen(fleet.of_holders(&members, &want, mask)), long, "{count}, {conversation}");
+                leases.extend(fleet.of_holders(&members, &want, mask));
+                if conversation % 3 == 0 {
+                    leases.swap_remove(0);
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn a_load_whose_process_died_is_begun_anew() {
     play(async || {
