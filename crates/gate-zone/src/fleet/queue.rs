@@ -150,6 +150,13 @@ pub struct Waiter {
     pub passed_ms: u64,
 }
 
+impl Waiter {
+    /// Who is due first has the lower one; no two are alike.
+    pub fn due(&self) -> (u64, u64) {
+        (self.start, self.ticket.number)
+    }
+}
+
 /// What became of a slot that was given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passed {
@@ -279,7 +286,7 @@ impl<'a, W: Word> Queue<'a, W> {
     /// How many stand in front of one's own place for one of these backends, itself included.
     pub fn position(self, ticket: Ticket, backends: u64) -> usize {
         let own = self.word(usize::from(ticket.entry), entry::START).load();
-        let is_ahead = |waiter: &Waiter| (waiter.start, waiter.ticket.number) < (own, ticket.number);
+        let is_ahead = |waiter: &Waiter| waiter.due() < (own, ticket.number);
         1 + self.waiters().filter(|waiter| waiter.backends & backends != 0 && is_ahead(waiter)).count()
     }
 
