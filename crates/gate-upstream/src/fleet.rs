@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use gate_api::Rejection;
 use gate_zone::clock;
 use gate_zone::fleet::inventory::Listed;
+use gate_zone::fleet::loads::Load;
 use gate_zone::fleet::queue::{Bounds, Passed, Queue, Waiter};
 use gate_zone::fleet::slots::{self, Holder};
 use gate_zone::fleet::{Fleet as Cells, Instance, breaker, loads};
+use gate_zone::layout::backend::SLOT_COUNT;
 use gate_zone::{OwnRow, Probe};
 use tokio::sync::Notify;
 
@@ -197,7 +199,12 @@ impl Fleet {
     }
 
     /// The facts about the backends of a mask, and where the model is among them.
-    fn facts(&self, members: &[Rc<Member>], instance: Instance, mask: u64) -> (Vec<(Rc<Member>, Facts)>, Anywhere) {
+    fn facts(
+        &self,
+        members: &[Rc<Member>],
+        (instance, mask): (Instance, u64),
+        noted: Option<Load>,
+    ) -> (Vec<(Rc<Member>, Facts)>, Anywhere) {
         let facts: Vec<_> = members
             .iter()
             .filter(|member| mask & member.cell.bit() != 0)
@@ -206,25 +213,28 @@ impl Fleet {
         let anywhere = if facts.iter().any(|(_, facts)| facts.holds) {
             Anywhere::InMemory
         } else {
-            self.loading(instance, mask).map_or(Anywhere::Nowhere, Anywhere::Loading)
+            self.loading(instance, mask, noted).map_or(Anywhere::Nowhere, Anywhere::Loading)
         };
         (facts, anywhere)
     }
 
-    /// The backend of a mask that is loading a model, if one is.
-    fn loading(&self, instance: Instance, mask: u64) -> Option<usize> {
-        let tag = instance.tag();
-        let load = loads::of(self.cells.loads(), tag, now_s())?;
+    /// The load of a model that was noted last, if it is still noted.
+    fn noted(&self, instance: Instance) -> Option<Load> {
+        loads::of(self.cells.loads(), instance.tag(), now_s())
+    }
+
+    /// The backend of a mask that is loading a model, as far as this note says.
+    fn loading(&self, instance: Instance, mask: u64, noted: Option<Load>) -> Option<usize> {
+        let load = noted?;
         let is_there = mask >> load.backend & 1 == 1;
-        let goes_on = || load.age_s <= LOAD_BEGINS_S || self.cells.cell(load.backend).serves(tag);
+        let goes_on = || load.age_s <= LOAD_BEGINS_S || self.cells.cell(load.backend).serves(instance.tag());
         (is_there && goes_on()).then_some(load.backend)
     }
 
-    /// Notes that a backend loads a model, unless another one does already: then that one's cell.
-    fn begin_load(&self, instance: Instance, backend: usize) -> usize {
-        let (tag, now) = (instance.tag(), now_s());
-        let over = loads::of(self.cells.loads(), tag, now);
-        loads::begin(self.cells.loads(), (tag, backend), over, now).map_or(backend, |load| load.backend)
+    /// Notes that a backend loads a model, in the place of `noted`. Gives the load that counts: another's, if one was noted
+    /// since the caller looked.
+    fn begin_load(&self, instance: Instance, backend: usize, noted: Option<Load>) -> Option<Load> {
+        loads::begin(self.cells.loads(), (instance.tag(), backend), noted, now_s())
     }
 
     /// A slot of a backend that has the model in memory: what most requests get, and what [`at_once`](Self::at_once)
@@ -258,7 +268,9 @@ impl Fleet {
 
     /// A slot that nobody waits for.
     fn at_once(self: &Rc<Self>, members: &[Rc<Member>], want: &Want, mask: u64) -> Option<Lease> {
-        let (mut known, mut anywhere) = self.facts(members, want.instance, mask);
+        // Seen before the facts: who notes a load after this look is noticed when ours is noted.
+        let mut noted = self.noted(want.instance);
+        let (mut known, mut anywhere) = self.facts(members, (want.instance, mask), noted);
         let patience_ms = self.rules.swap_patience.as_millis() as u64;
         // Each round rules a backend out, or a load in: there is an end.
         while !known.is_empty() {
@@ -270,11 +282,12 @@ impl Fleet {
                 .collect();
             let (facts, fit) = choose(&candidates, want.conversation, self.draw())?;
             if fit == Fit::Cold || fit == Fit::Swap {
-                let loader = self.begin_load(want.instance, facts.index);
-                if loader != facts.index && mask >> loader & 1 == 1 {
-                    anywhere = Anywhere::Loading(loader);
+                let counts = self.begin_load(want.instance, facts.index, noted);
+                if let Some(load) = counts.filter(|load| load.backend != facts.index && mask >> load.backend & 1 == 1) {
+                    anywhere = Anywhere::Loading(load.backend);
                     continue;
                 }
+                noted = counts;
             }
             let place = known.iter().position(|(_, known)| known.index == facts.index)?;
             let (member, _) = known.swap_remove(place);
@@ -320,12 +333,12 @@ impl Fleet {
 
     /// Gives a slot on, or back.
     pub(crate) fn give(self: &Rc<Self>, member: &Rc<Member>, slot: usize, held: u64) {
-        let words = member.cell.slots(gate_zone::layout::backend::SLOT_COUNT);
+        let words = member.cell.slots(SLOT_COUNT);
         // Beyond what the configuration now gives it, a slot is only freed.
         let is_given = slot < member.slots;
         let picked = Cell::new(None);
         let pick = || {
-            picked.set(if is_given { self.pick(member) } else { None });
+            picked.set(if is_given { self.pick(member, slot) } else { None });
             picked.get()
         };
         match self.queue().pass_on(&words[slot], (held, member.cell.index(), slot), pick) {
@@ -335,14 +348,14 @@ impl Fleet {
         }
     }
 
-    /// Who goes next at a backend, one slot of which the caller holds.
-    fn pick(&self, member: &Rc<Member>) -> Option<Waiter> {
+    /// Who goes next at this slot of a backend, which the caller holds or has just freed.
+    fn pick(&self, member: &Rc<Member>, slot: usize) -> Option<Waiter> {
         let queue = self.queue();
         if queue.is_empty() {
             return None;
         }
         let now_ms = clock::monotonic_ms();
-        let mut scan = Scan::new(self, member, now_ms);
+        let mut scan = Scan::new(self, (member, slot), now_ms);
         let (mut now, mut if_nobody, mut later) = (First::default(), First::default(), First::default());
         for waiter in queue.waiters().filter(|waiter| waiter.backends & member.cell.bit() != 0) {
             let (fit, turn) = scan.turn(&waiter);
@@ -351,6 +364,8 @@ impl Fleet {
                 Turn::IfNobodyElse => if_nobody.see(waiter, fit),
                 // Only a swap is held back at this backend; the others wait for another one.
                 Turn::Later if fit == Fit::Swap => later.see(waiter, fit),
+                // How long it waits for the backend that has its model counts from here.
+                Turn::Later if fit == Fit::Copy => queue.note_passed(&waiter, now_ms),
                 Turn::Later => {}
             }
         }
@@ -366,21 +381,35 @@ impl Fleet {
         let (waiter, fit) = now.0.or(if_nobody.0)?;
         self.admits(member, waiter.backends)?;
         if fit == Fit::Cold || fit == Fit::Swap {
-            let loader = self.begin_load(Instance::from_word(waiter.want), member.cell.index());
-            if loader != member.cell.index() && waiter.backends >> loader & 1 == 1 {
+            let (own, noted) = (member.cell.index(), scan.noted(&waiter));
+            let counts = self.begin_load(Instance::from_word(waiter.want), own, noted);
+            if counts.is_some_and(|load| load.backend != own && waiter.backends >> load.backend & 1 == 1) {
                 return None;
             }
         }
         Some(waiter)
     }
 
-    /// Lets waiters in where a slot is free: what nobody else may have seen.
-    pub(crate) fn look_again(self: &Rc<Self>, mask: u64, instance: Option<Instance>) {
+    /// The backends of a mask; for a request the best first.
+    fn in_order(&self, mask: u64, want: Option<&Want>) -> Vec<Rc<Member>> {
         let members = self.members();
-        let has_it = |member: &&Rc<Member>| instance.is_none_or(|instance| member.cell.holds(instance));
-        let first = members.iter().filter(has_it);
-        let then = members.iter().filter(|member| !has_it(member));
-        for member in first.chain(then).filter(|member| mask & member.cell.bit() != 0) {
+        let Some(want) = want else {
+            return members.iter().filter(|member| mask & member.cell.bit() != 0).map(Rc::clone).collect();
+        };
+        let (known, anywhere) = self.facts(&members, (want.instance, mask), self.noted(want.instance));
+        let mut left: Vec<_> = known.iter().map(|(_, facts)| (*facts, Fit::of(facts, anywhere))).collect();
+        let mut ordered = Vec::with_capacity(known.len());
+        while let Some((best, _)) = choose(&left, want.conversation, self.draw()) {
+            left.retain(|(facts, _)| facts.index != best.index);
+            ordered.extend(members.iter().find(|member| member.cell.index() == best.index).map(Rc::clone));
+        }
+        ordered
+    }
+
+    /// Lets waiters in where a slot is free: what nobody else may have seen. Of several backends first where `want` would
+    /// go by itself.
+    pub(crate) fn look_again(self: &Rc<Self>, mask: u64, want: Option<&Want>) {
+        for member in &self.in_order(mask, want) {
             // One slot at a time, until nobody wants one or none is free.
             for _ in 0..member.slots {
                 let before = self.queue().waiters().filter(|waiter| waiter.backends & member.cell.bit() != 0).count();
@@ -457,30 +486,50 @@ struct Scan<'a> {
     member: &'a Member,
     now_ms: u64,
     others: usize,
-    seen: Vec<(u64, u64, Facts, Anywhere)>,
+    seen: Vec<Seen>,
+}
+
+/// What a scan has found out for one kind of waiter.
+#[derive(Clone, Copy)]
+struct Seen {
+    want: u64,
+    backends: u64,
+    noted: Option<Load>,
+    facts: Facts,
+    anywhere: Anywhere,
 }
 
 impl<'a> Scan<'a> {
-    fn new(fleet: &'a Fleet, member: &'a Member, now_ms: u64) -> Self {
-        // The slot that is to be given is in the caller's hands.
-        let others = member.cell.in_flight().saturating_sub(1);
+    fn new(fleet: &'a Fleet, (member, slot): (&'a Member, usize), now_ms: u64) -> Self {
+        // All but the one that is to be given, whether that is free already or not.
+        let (before, from) = member.cell.slots(SLOT_COUNT).split_at(slot.min(SLOT_COUNT));
+        let others = slots::in_flight(before) + slots::in_flight(from.get(1..).unwrap_or_default());
         Self { fleet, member, now_ms, others, seen: Vec::new() }
     }
 
     fn turn(&mut self, waiter: &Waiter) -> (Fit, Turn) {
-        let (facts, anywhere) = self.about(waiter);
+        let Seen { facts, anywhere, .. } = self.about(waiter);
         let fit = Fit::of(&facts, anywhere);
         let passed_ms = if waiter.passed_ms == 0 { 0 } else { self.now_ms.saturating_sub(waiter.passed_ms).max(1) };
-        let so_far = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
+        // Time in which the one copy was being loaded says nothing about whether a second one is worth its load.
+        let age_ms = if fit == Fit::Copy { passed_ms } else { self.now_ms.saturating_sub(waiter.since_ms) };
+        let so_far = Waited { age_ms, passed_ms };
         (fit, fit.turn(&facts, self.others, so_far, self.fleet.rules.swap_patience.as_millis() as u64))
     }
 
-    fn about(&mut self, waiter: &Waiter) -> (Facts, Anywhere) {
+    /// The load of its model that was noted when the scan looked.
+    fn noted(&mut self, waiter: &Waiter) -> Option<Load> {
+        self.about(waiter).noted
+    }
+
+    fn about(&mut self, waiter: &Waiter) -> Seen {
         let (want, backends) = (waiter.want, waiter.backends);
-        if let Some((.., facts, anywhere)) = self.seen.iter().find(|seen| (seen.0, seen.1) == (want, backends)) {
-            return (*facts, *anywhere);
+        if let Some(seen) = self.seen.iter().find(|seen| (seen.want, seen.backends) == (want, backends)) {
+            return *seen;
         }
         let instance = Instance::from_word(want);
+        // Before the facts, as in `at_once`.
+        let noted = self.fleet.noted(instance);
         let facts = facts_of(self.fleet.cells, self.member, instance);
         let anywhere = if facts.holds {
             Anywhere::InMemory
@@ -490,11 +539,12 @@ impl<'a> Scan<'a> {
             if others.any(|member| member.cell.holds(instance)) {
                 Anywhere::InMemory
             } else {
-                self.fleet.loading(instance, backends).map_or(Anywhere::Nowhere, Anywhere::Loading)
+                self.fleet.loading(instance, backends, noted).map_or(Anywhere::Nowhere, Anywhere::Loading)
             }
         };
-        self.seen.push((want, backends, facts, anywhere));
-        (facts, anywhere)
+        let seen = Seen { want, backends, noted, facts, anywhere };
+        self.seen.push(seen);
+        seen
     }
 }
 

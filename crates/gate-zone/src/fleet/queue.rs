@@ -358,15 +358,18 @@ impl<'a, W: Word> Queue<'a, W> {
     ) -> Passed {
         let Some(by) = Slot::from_word(held).holder() else { return Passed::Free };
         let mut mine = held;
+        let mut picked = pick();
         loop {
-            let Some(waiter) = pick() else {
+            let Some(waiter) = picked else {
                 if slot.compare_exchange(mine, FREE).is_err() {
                     return Passed::Free;
                 }
-                // One that entered before the slot was free may have been seen by nobody.
+                // One that entered before the slot was free may have been seen by nobody. Who is picked now is not picked
+                // anew below: a pick may have begun a load or a trial.
                 W::fence();
                 mine = Slot::Held { by, tag: 0 }.to_word();
-                if pick().is_none() || slot.compare_exchange(FREE, mine).is_err() {
+                picked = pick();
+                if picked.is_none() || slot.compare_exchange(FREE, mine).is_err() {
                     return Passed::Free;
                 }
                 continue;
@@ -384,6 +387,7 @@ impl<'a, W: Word> Queue<'a, W> {
                 update(&self.head[queue::VIRTUAL], |now| (waiter.start > now).then_some(waiter.start));
                 return Passed::To(waiter.holder);
             }
+            picked = pick();
         }
     }
 
