@@ -215,6 +215,15 @@ pub(crate) fn preload(backend: &Backend, model: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
+impl Drop for Front {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.gate.workers().is_empty() {
+            eprintln!("--- status\n{}", self.status());
+            eprintln!("--- access log\n{}", std::fs::read_to_string(self.access_log()).unwrap_or_default());
+        }
+    }
+}
+
 /// A request that holds a slot.
 pub(crate) struct Held {
     pub(crate) headers: Vec<(String, String)>,
