@@ -6,6 +6,8 @@
 //! Invariants: while somebody waits who could have a slot, nobody takes it past them; a choice never comes out empty
 //! because backends are ill: the last one is tried all the same.
 
+mod scan;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,14 +15,17 @@ use std::time::{Duration, Instant};
 use gate_api::Rejection;
 use gate_zone::clock;
 use gate_zone::fleet::inventory::Listed;
-use gate_zone::fleet::loads::Load;
+use gate_zone::fleet::loads::{self, Load};
 use gate_zone::fleet::queue::{Bounds, Passed, Queue, Waiter};
-use gate_zone::fleet::slots::{self, Holder};
-use gate_zone::fleet::{Fleet as Cells, Instance, breaker, loads};
+use gate_zone::fleet::slots::{self, Holder, Slot};
+use gate_zone::fleet::{Fleet as Cells, Instance, breaker};
 use gate_zone::layout::backend::SLOT_COUNT;
+use gate_zone::word::Word;
 use gate_zone::{OwnRow, Probe};
 use tokio::sync::Notify;
 
+pub(crate) use self::scan::facts_of;
+use self::scan::{First, Scan, load_of};
 use crate::backend::Timeouts;
 use crate::fit::{Anywhere, Facts, Fit, Turn, Waited, choose, compared, least_loaded};
 use crate::lease::{Lease, Queued, Way, Why};
@@ -91,6 +96,7 @@ impl Fleet {
         ring: impl Fn(usize) + 'static,
     ) -> Self {
         let maker = Maker { specs, timeouts, row };
+        maker.claim(cells);
         let seen = Cell::new(cells.changes());
         let members = RefCell::new(maker.members(cells, &[]).into());
         let random = Cell::new(cells.hash(&holder.pid().to_le_bytes()));
@@ -199,12 +205,7 @@ impl Fleet {
     }
 
     /// The facts about the backends of a mask, and where the model is among them.
-    fn facts(
-        &self,
-        members: &[Rc<Member>],
-        (instance, mask): (Instance, u64),
-        noted: Option<Load>,
-    ) -> (Vec<(Rc<Member>, Facts)>, Anywhere) {
+    fn facts(&self, members: &[Rc<Member>], instance: Instance, mask: u64) -> (Vec<(Rc<Member>, Facts)>, Anywhere) {
         let facts: Vec<_> = members
             .iter()
             .filter(|member| mask & member.cell.bit() != 0)
@@ -213,38 +214,44 @@ impl Fleet {
         let anywhere = if facts.iter().any(|(_, facts)| facts.holds) {
             Anywhere::InMemory
         } else {
-            self.loading(instance, mask, noted).map_or(Anywhere::Nowhere, Anywhere::Loading)
+            self.loading(instance, mask).map_or(Anywhere::Nowhere, Anywhere::Loading)
         };
         (facts, anywhere)
     }
 
-    /// The load of a model that was noted last, if it is still noted.
-    fn noted(&self, instance: Instance) -> Option<Load> {
-        loads::of(self.cells.loads(), instance.tag(), now_s())
+    /// The backend of a mask that is loading a model, if one is.
+    fn loading(&self, instance: Instance, mask: u64) -> Option<usize> {
+        let tag = instance.tag();
+        let load = loads::of(self.cells.loads(), tag, now_s())?;
+        self.goes_on(load, tag, mask).then_some(load.backend)
     }
 
-    /// The backend of a mask that is loading a model, as far as this note says.
-    fn loading(&self, instance: Instance, mask: u64, noted: Option<Load>) -> Option<usize> {
-        let load = noted?;
+    fn goes_on(&self, load: Load, tag: u32, mask: u64) -> bool {
         let is_there = mask >> load.backend & 1 == 1;
-        let goes_on = || load.age_s <= LOAD_BEGINS_S || self.cells.cell(load.backend).serves(instance.tag());
-        (is_there && goes_on()).then_some(load.backend)
+        is_there && (load.age_s <= LOAD_BEGINS_S || self.cells.cell(load.backend).serves(tag))
     }
 
-    /// Notes that a backend loads a model, in the place of `noted`. Gives the load that counts: another's, if one was noted
-    /// since the caller looked.
-    fn begin_load(&self, instance: Instance, backend: usize, noted: Option<Load>) -> Option<Load> {
-        loads::begin(self.cells.loads(), (instance.tag(), backend), noted, now_s())
+    /// Notes that a backend loads a model. Gives the one of the mask that does so already, if there is one.
+    fn begin_load(&self, instance: Instance, backend: usize, mask: u64) -> Option<usize> {
+        let (tag, now) = (instance.tag(), now_s());
+        let seen = loads::of(self.cells.loads(), tag, now);
+        // Only one that is over is overwritten: others may have begun since the caller looked.
+        if let Some(load) = seen.filter(|load| self.goes_on(*load, tag, mask)) {
+            return Some(load.backend);
+        }
+        let counts = loads::begin(self.cells.loads(), (tag, backend), seen, now)?;
+        (counts.backend != backend && mask >> counts.backend & 1 == 1).then_some(counts.backend)
     }
 
     /// A slot of a backend that has the model in memory: what most requests get, and what [`at_once`](Self::at_once)
     /// would choose, found without a look at all that only loads depend on.
     fn of_holders(self: &Rc<Self>, members: &[Rc<Member>], want: &Want, mask: u64) -> Option<Lease> {
         // By their places among the members; there are no more of them than cells, each of which has a bit.
-        let holds = |member: &Member| mask & member.cell.bit() != 0 && member.cell.holds(want.instance);
+        let usable = admitted(members, mask);
+        let holds = |member: &Member| usable & member.cell.bit() != 0 && member.cell.holds(want.instance);
         let places = members.iter().enumerate().filter(|(_, member)| holds(member));
         let mut left: u64 = places.fold(0, |all, (place, _)| all | 1 << place);
-        let mut open = mask;
+        let mut open = usable;
         while left != 0 {
             let random = self.draw();
             let places = compared(left.count_ones() as usize, random).map(|rank| nth(left, rank));
@@ -254,23 +261,31 @@ impl Fleet {
             let way = if open.is_power_of_two() { Way::Only } else { Way::Best };
             left &= !(1 << place);
             open &= !member.cell.bit();
-            let Some(tried) = self.admits(member, mask) else { continue };
-            let start = self.draw() as usize;
-            let tag = want.instance.tag();
-            if let Some(slot) = slots::take(member.cell.slots(member.slots), start, self.holder, tag) {
-                let way = if tried == Breaker::Trial { Way::Trial } else { way };
-                let why = Why { fit: Fit::Loaded, way };
-                return Some(Lease::new(self, Rc::clone(member), (slot, want.instance), why, Queued::default()));
+            let lease = self.take(member, want.instance, Why { fit: Fit::Loaded, way }, mask);
+            if lease.is_some() {
+                return lease;
             }
         }
         None
     }
 
+    /// A slot of this backend, if one is free and its breaker lets the request pass.
+    fn take(self: &Rc<Self>, member: &Rc<Member>, instance: Instance, why: Why, mask: u64) -> Option<Lease> {
+        let tag = instance.tag();
+        let slot = slots::take(member.cell.slots(member.slots), self.draw() as usize, self.holder, tag)?;
+        // Behind the slot: who tries a backend must be able to.
+        let Some(tried) = self.admits(member, mask) else {
+            self.give(member, slot, Slot::Held { by: self.holder, tag }.to_word());
+            return None;
+        };
+        let way = if tried == Breaker::Trial { Way::Trial } else { why.way };
+        Some(Lease::new(self, Rc::clone(member), (slot, instance), Why { way, ..why }, Queued::default()))
+    }
+
     /// A slot that nobody waits for.
     fn at_once(self: &Rc<Self>, members: &[Rc<Member>], want: &Want, mask: u64) -> Option<Lease> {
-        // Seen before the facts: who notes a load after this look is noticed when ours is noted.
-        let mut noted = self.noted(want.instance);
-        let (mut known, mut anywhere) = self.facts(members, (want.instance, mask), noted);
+        let usable = admitted(members, mask);
+        let (mut known, mut anywhere) = self.facts(members, want.instance, usable);
         let patience_ms = self.rules.swap_patience.as_millis() as u64;
         // Each round rules a backend out, or a load in: there is an end.
         while !known.is_empty() {
@@ -281,27 +296,20 @@ impl Fleet {
                 .filter(|(facts, fit)| fit.turn(facts, facts.in_flight, Waited::default(), patience_ms) != Turn::Later)
                 .collect();
             let (facts, fit) = choose(&candidates, want.conversation, self.draw())?;
-            if fit == Fit::Cold || fit == Fit::Swap {
-                let counts = self.begin_load(want.instance, facts.index, noted);
-                if let Some(load) = counts.filter(|load| load.backend != facts.index && mask >> load.backend & 1 == 1) {
-                    anywhere = Anywhere::Loading(load.backend);
-                    continue;
-                }
-                noted = counts;
+            let notes = fit == Fit::Cold || fit == Fit::Swap;
+            if notes && let Some(loader) = self.begin_load(want.instance, facts.index, usable) {
+                anywhere = Anywhere::Loading(loader);
+                continue;
             }
             let place = known.iter().position(|(_, known)| known.index == facts.index)?;
             let (member, _) = known.swap_remove(place);
-            let Some(tried) = self.admits(&member, mask) else { continue };
-            let start = self.draw() as usize;
-            let tag = want.instance.tag();
-            if let Some(slot) = slots::take(member.cell.slots(member.slots), start, self.holder, tag) {
-                let way = if tried == Breaker::Trial { Way::Trial } else { way };
-                let why = Why { fit, way };
-                return Some(Lease::new(self, member, (slot, want.instance), why, Queued::default()));
+            let lease = self.take(&member, want.instance, Why { fit, way }, mask);
+            if lease.is_some() {
+                return lease;
             }
             // Somebody was quicker: the load that was noted does not begin.
-            if fit == Fit::Cold || fit == Fit::Swap {
-                loads::end(self.cells.loads(), tag, facts.index);
+            if notes {
+                loads::end(self.cells.loads(), want.instance.tag(), facts.index);
             }
         }
         None
@@ -315,112 +323,98 @@ impl Fleet {
             return Some(Breaker::Closed);
         }
         let now_ms = clock::monotonic_ms();
+        let any_closed = || any_closed(&self.members.borrow(), mask);
         match member.cell.breaker_state(now_ms) {
             breaker::State::Closed { .. } => Some(Breaker::Closed),
             breaker::State::Due { seen } => {
                 let mine = breaker::begin_trial(member.cell.breaker(), seen, now_ms, self.rules.trial);
-                (mine || !self.any_closed(mask)).then_some(Breaker::Trial)
+                (mine || !any_closed()).then_some(Breaker::Trial)
             }
-            breaker::State::Open { .. } | breaker::State::Trial => (!self.any_closed(mask)).then_some(Breaker::Closed),
+            breaker::State::Open { .. } | breaker::State::Trial => (!any_closed()).then_some(Breaker::Closed),
         }
-    }
-
-    fn any_closed(&self, mask: u64) -> bool {
-        let now_ms = clock::monotonic_ms();
-        let closed = |member: &Rc<Member>| matches!(member.cell.breaker_state(now_ms), breaker::State::Closed { .. });
-        self.members.borrow().iter().any(|member| mask & member.cell.bit() != 0 && closed(member))
     }
 
     /// Gives a slot on, or back.
-    pub(crate) fn give(self: &Rc<Self>, member: &Rc<Member>, slot: usize, held: u64) {
+    pub(crate) fn give(self: &Rc<Self>, member: &Rc<Member>, slot: usize, held: u64) -> Passed {
         let words = member.cell.slots(SLOT_COUNT);
         // Beyond what the configuration now gives it, a slot is only freed.
         let is_given = slot < member.slots;
-        let picked = Cell::new(None);
-        let pick = || {
-            picked.set(if is_given { self.pick(member, slot) } else { None });
-            picked.get()
-        };
-        match self.queue().pass_on(&words[slot], (held, member.cell.index(), slot), pick) {
+        // A slot that goes to nobody after all is offered anew, and tries the backend once.
+        let trial = Cell::new(false);
+        let pick = || if is_given { self.pick(member, slot, &trial) } else { None };
+        let passed = self.queue().pass_on(&words[slot], (held, member.cell.index(), slot), pick);
+        match passed {
             Passed::To(holder) if holder == self.holder => self.attend(),
             Passed::To(holder) => (self.ring)(holder.row()),
+            Passed::Free if trial.get() => breaker::leave_trial(member.cell.breaker(), clock::monotonic_ms()),
             Passed::Free => {}
         }
+        passed
     }
 
-    /// Who goes next at this slot of a backend, which the caller holds or has just freed.
-    fn pick(&self, member: &Rc<Member>, slot: usize) -> Option<Waiter> {
+    /// Who goes next at a backend, one slot of which is to be given. `trial` says whether that slot tries the backend.
+    fn pick(&self, member: &Rc<Member>, slot: usize, trial: &Cell<bool>) -> Option<Waiter> {
         let queue = self.queue();
         if queue.is_empty() {
             return None;
         }
         let now_ms = clock::monotonic_ms();
-        let mut scan = Scan::new(self, (member, slot), now_ms);
-        let (mut now, mut if_nobody, mut later) = (First::default(), First::default(), First::default());
+        let mut scan = Scan::new(self, member, slot, now_ms);
+        let (mut now, mut if_nobody) = (First::default(), First::default());
+        let mut held_back: Vec<Waiter> = Vec::new();
+        // A closed breaker lets all pass; the rest depends on what else a waiter may have.
+        let is_closed = matches!(member.cell.breaker_state(now_ms), breaker::State::Closed { .. });
         for waiter in queue.waiters().filter(|waiter| waiter.backends & member.cell.bit() != 0) {
+            if !is_closed && !trial.get() && admitted(&self.members.borrow(), waiter.backends) & member.cell.bit() == 0
+            {
+                continue;
+            }
             let (fit, turn) = scan.turn(&waiter);
             match turn {
                 Turn::Now => now.see(waiter, fit),
                 Turn::IfNobodyElse => if_nobody.see(waiter, fit),
-                // Only a swap is held back at this backend; the others wait for another one.
-                Turn::Later if fit == Fit::Swap => later.see(waiter, fit),
-                // How long it waits for the backend that has its model counts from here.
-                Turn::Later if fit == Fit::Copy => queue.note_passed(&waiter, now_ms),
                 Turn::Later => {}
+            }
+            // Only a swap is held back at this backend; the others wait for another one.
+            if fit == Fit::Swap && turn != Turn::Now && waiter.passed_ms == 0 {
+                held_back.push(waiter);
             }
         }
         // What is let by is noted from the first time on: its patience begins to run.
-        if let Some((held_back, _)) = later.0 {
-            queue.note_passed(&held_back, now_ms);
-        }
-        if let (Some((first, _)), Some((passed, Fit::Swap))) = (now.0, if_nobody.0)
-            && passed.start < first.start
-        {
-            queue.note_passed(&passed, now_ms);
+        if let Some((first, _)) = now.0 {
+            for passed in held_back.iter().filter(|waiter| waiter.due() < first.due()) {
+                queue.note_passed(passed, now_ms);
+            }
         }
         let (waiter, fit) = now.0.or(if_nobody.0)?;
-        self.admits(member, waiter.backends)?;
         if fit == Fit::Cold || fit == Fit::Swap {
-            let (own, noted) = (member.cell.index(), scan.noted(&waiter));
-            let counts = self.begin_load(Instance::from_word(waiter.want), own, noted);
-            if counts.is_some_and(|load| load.backend != own && waiter.backends >> load.backend & 1 == 1) {
+            let usable = admitted(&self.members.borrow(), waiter.backends);
+            let loader = self.begin_load(Instance::from_word(waiter.want), member.cell.index(), usable);
+            if loader.is_some_and(|loader| loader != member.cell.index()) {
                 return None;
             }
+        }
+        if !trial.get() {
+            trial.set(self.admits(member, waiter.backends)? == Breaker::Trial);
         }
         Some(waiter)
     }
 
-    /// The backends of a mask; for a request the best first.
-    fn in_order(&self, mask: u64, want: Option<&Want>) -> Vec<Rc<Member>> {
+    /// Lets waiters in where a slot is free: what nobody else may have seen.
+    pub(crate) fn look_again(self: &Rc<Self>, mask: u64, instance: Option<Instance>) {
         let members = self.members();
-        let Some(want) = want else {
-            return members.iter().filter(|member| mask & member.cell.bit() != 0).map(Rc::clone).collect();
-        };
-        let (known, anywhere) = self.facts(&members, (want.instance, mask), self.noted(want.instance));
-        let mut left: Vec<_> = known.iter().map(|(_, facts)| (*facts, Fit::of(facts, anywhere))).collect();
-        let mut ordered = Vec::with_capacity(known.len());
-        while let Some((best, _)) = choose(&left, want.conversation, self.draw()) {
-            left.retain(|(facts, _)| facts.index != best.index);
-            ordered.extend(members.iter().find(|member| member.cell.index() == best.index).map(Rc::clone));
-        }
-        ordered
-    }
-
-    /// Lets waiters in where a slot is free: what nobody else may have seen. Of several backends first where `want` would
-    /// go by itself.
-    pub(crate) fn look_again(self: &Rc<Self>, mask: u64, want: Option<&Want>) {
-        for member in &self.in_order(mask, want) {
+        let has_it = |member: &&Rc<Member>| instance.is_none_or(|instance| member.cell.holds(instance));
+        let first = members.iter().filter(has_it);
+        let then = members.iter().filter(|member| !has_it(member));
+        for member in first.chain(then).filter(|member| mask & member.cell.bit() != 0) {
             // One slot at a time, until nobody wants one or none is free.
             for _ in 0..member.slots {
-                let before = self.queue().waiters().filter(|waiter| waiter.backends & member.cell.bit() != 0).count();
-                if before == 0 {
+                if !self.is_contested(member.cell.bit()) {
                     break;
                 }
                 let Some(slot) = slots::take(member.cell.slots(member.slots), 0, self.holder, 0) else { break };
-                let held = slots::Slot::Held { by: self.holder, tag: 0 }.to_word();
-                self.give(member, slot, held);
-                let after = self.queue().waiters().filter(|waiter| waiter.backends & member.cell.bit() != 0).count();
-                if after >= before {
+                let held = Slot::Held { by: self.holder, tag: 0 }.to_word();
+                if self.give(member, slot, held) == Passed::Free {
                     break;
                 }
             }
@@ -468,121 +462,6 @@ enum Breaker {
     Trial,
 }
 
-/// The first of some waiters, by start tag.
-#[derive(Clone, Copy, Default)]
-struct First(Option<(Waiter, Fit)>);
-
-impl First {
-    fn see(&mut self, waiter: Waiter, fit: Fit) {
-        if self.0.is_none_or(|(first, _)| (waiter.start, waiter.since_ms) < (first.start, first.since_ms)) {
-            self.0 = Some((waiter, fit));
-        }
-    }
-}
-
-/// One look over the queue from a backend's side. What it finds out about a model is kept for the next waiter.
-struct Scan<'a> {
-    fleet: &'a Fleet,
-    member: &'a Member,
-    now_ms: u64,
-    others: usize,
-    seen: Vec<Seen>,
-}
-
-/// What a scan has found out for one kind of waiter.
-#[derive(Clone, Copy)]
-struct Seen {
-    want: u64,
-    backends: u64,
-    noted: Option<Load>,
-    facts: Facts,
-    anywhere: Anywhere,
-}
-
-impl<'a> Scan<'a> {
-    fn new(fleet: &'a Fleet, (member, slot): (&'a Member, usize), now_ms: u64) -> Self {
-        // All but the one that is to be given, whether that is free already or not.
-        let (before, from) = member.cell.slots(SLOT_COUNT).split_at(slot.min(SLOT_COUNT));
-        let others = slots::in_flight(before) + slots::in_flight(from.get(1..).unwrap_or_default());
-        Self { fleet, member, now_ms, others, seen: Vec::new() }
-    }
-
-    fn turn(&mut self, waiter: &Waiter) -> (Fit, Turn) {
-        let Seen { facts, anywhere, .. } = self.about(waiter);
-        let fit = Fit::of(&facts, anywhere);
-        let passed_ms = if waiter.passed_ms == 0 { 0 } else { self.now_ms.saturating_sub(waiter.passed_ms).max(1) };
-        // Time in which the one copy was being loaded says nothing about whether a second one is worth its load.
-        let age_ms = if fit == Fit::Copy { passed_ms } else { self.now_ms.saturating_sub(waiter.since_ms) };
-        let so_far = Waited { age_ms, passed_ms };
-        (fit, fit.turn(&facts, self.others, so_far, self.fleet.rules.swap_patience.as_millis() as u64))
-    }
-
-    /// The load of its model that was noted when the scan looked.
-    fn noted(&mut self, waiter: &Waiter) -> Option<Load> {
-        self.about(waiter).noted
-    }
-
-    fn about(&mut self, waiter: &Waiter) -> Seen {
-        let (want, backends) = (waiter.want, waiter.backends);
-        if let Some(seen) = self.seen.iter().find(|seen| (seen.want, seen.backends) == (want, backends)) {
-            return *seen;
-        }
-        let instance = Instance::from_word(want);
-        // Before the facts, as in `at_once`.
-        let noted = self.fleet.noted(instance);
-        let facts = facts_of(self.fleet.cells, self.member, instance);
-        let anywhere = if facts.holds {
-            Anywhere::InMemory
-        } else {
-            let members = self.fleet.members.borrow();
-            let mut others = members.iter().filter(|member| backends & member.cell.bit() != 0);
-            if others.any(|member| member.cell.holds(instance)) {
-                Anywhere::InMemory
-            } else {
-                self.fleet.loading(instance, backends, noted).map_or(Anywhere::Nowhere, Anywhere::Loading)
-            }
-        };
-        let seen = Seen { want, backends, noted, facts, anywhere };
-        self.seen.push(seen);
-        seen
-    }
-}
-
-pub(crate) fn facts_of(cells: Cells, member: &Member, instance: Instance) -> Facts {
-    let cell = member.cell;
-    // Those that are being loaded take their room already.
-    let is_there = |tag: &u32| cell.in_memory().any(|held| held.tag() == *tag);
-    let coming = loads::at(cells.loads(), cell.index()).filter(|tag| *tag != instance.tag() && !is_there(tag));
-    let in_memory = cell.in_memory().count() + coming.count();
-    // Loaded with other options, the model would have to make room for itself.
-    let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
-    Facts {
-        index: cell.index(),
-        key: member.key,
-        holds: cell.holds(instance),
-        in_memory,
-        has_room: cell.has_room_beside(in_memory) && !is_in_its_own_way,
-        in_flight: slots::in_flight(cell.slots(member.slots)),
-        slots: member.slots,
-        weight: member.weight,
-        service_ms: cell.service_us() / 1000,
-        load_ms: cell.load_ms(),
-    }
-}
-
-/// The facts that tell backends apart which have the model in memory. What only loads depend on is not looked at.
-fn load_of(member: &Member) -> Facts {
-    Facts {
-        index: member.cell.index(),
-        key: member.key,
-        holds: true,
-        in_flight: slots::in_flight(member.cell.slots(member.slots)),
-        slots: member.slots,
-        weight: member.weight,
-        ..Facts::default()
-    }
-}
-
 /// The place of the bit that is set above `rank` other ones.
 fn nth(bits: u64, rank: usize) -> usize {
     let above = (0..rank).fold(bits, |left, _| left & left.wrapping_sub(1));
@@ -598,6 +477,32 @@ fn is_well(member: &Member) -> bool {
     matches!(member.cell.probe(), Probe::Healthy | Probe::Unknown)
 }
 
+/// Of a mask, those that their breakers do not keep requests from; all, if no breaker is closed. A model in the memory of
+/// any other one is out of reach.
+fn admitted(members: &[Rc<Member>], mask: u64) -> u64 {
+    // Most breakers have never been told of a failure, and need no clock.
+    let in_mask = || members.iter().filter(|member| mask & member.cell.bit() != 0);
+    if in_mask().all(|member| Word::load(member.cell.breaker()) == 0) {
+        return mask;
+    }
+    let now_ms = clock::monotonic_ms();
+    let (mut closed, mut due) = (0, 0);
+    for member in in_mask() {
+        match member.cell.breaker_state(now_ms) {
+            breaker::State::Closed { .. } => closed |= member.cell.bit(),
+            breaker::State::Due { .. } => due |= member.cell.bit(),
+            breaker::State::Open { .. } | breaker::State::Trial => {}
+        }
+    }
+    if closed == 0 { mask } else { closed | due }
+}
+
+fn any_closed(members: &[Rc<Member>], mask: u64) -> bool {
+    let now_ms = clock::monotonic_ms();
+    let closed = |member: &Rc<Member>| matches!(member.cell.breaker_state(now_ms), breaker::State::Closed { .. });
+    members.iter().any(|member| mask & member.cell.bit() != 0 && closed(member))
+}
+
 /// The first, unless it is empty.
 fn or(first: u64, second: u64) -> u64 {
     if first == 0 { second } else { first }
@@ -606,3 +511,6 @@ fn or(first: u64, second: u64) -> u64 {
 fn now_s() -> u64 {
     clock::monotonic_ms() / 1000
 }
+
+#[cfg(test)]
+mod tests;

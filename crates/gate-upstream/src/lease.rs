@@ -10,6 +10,8 @@ use gate_zone::Fleet as Cells;
 use gate_zone::clock;
 use gate_zone::fleet::slots::Slot;
 use gate_zone::fleet::{Instance, breaker, loads};
+use gate_zone::layout::backend::SLOT_COUNT;
+use gate_zone::word::Word;
 
 use crate::backend::{Ask, Exchange, Failed, Patience};
 use crate::fit::Fit;
@@ -69,6 +71,8 @@ pub struct Lease {
     instance: Instance,
     since: Instant,
     answered: bool,
+    /// It tries a backend whose breaker was open, and that is not decided yet.
+    tries: bool,
     /// Why this backend.
     pub why: Why,
     /// How long the request waited for it.
@@ -84,7 +88,9 @@ impl Lease {
         queued: Queued,
     ) -> Self {
         let fleet = Rc::clone(fleet);
-        Self { fleet, member, slot, instance, since: Instant::now(), answered: false, why, queued }
+        let is_trial = || matches!(member.cell.breaker_state(clock::monotonic_ms()), breaker::State::Trial);
+        let tries = why.way == Way::Trial || (why.way == Way::Queue && is_trial());
+        Self { fleet, member, slot, instance, since: Instant::now(), answered: false, tries, why, queued }
     }
 
     /// Sends the request and waits for the head of the answer, with the patience that the model's state asks for.
@@ -95,6 +101,7 @@ impl Lease {
         let (cell, instance) = (self.member.cell, self.instance);
         let is_loaded = || cell.holds(instance);
         let asked = self.member.backend.ask(ask, Patience { load, first_byte, is_loaded: &is_loaded }).await;
+        self.tries = false;
         match &asked {
             Ok(exchange) if exchange.head.status.is_success() => self.answers(),
             // It lives, and has not loaded the model for that.
@@ -133,6 +140,15 @@ impl Lease {
         self.member.cell.forget(self.instance.name);
     }
 
+    /// Whether another request for the model is in service here.
+    fn is_shared(&self) -> bool {
+        let tag = self.instance.tag();
+        self.member.cell.slots(SLOT_COUNT).iter().enumerate().any(|(place, word)| {
+            place != self.slot
+                && matches!(Slot::from_word(Word::load(word)), Slot::Held { tag: held, .. } if held == tag)
+        })
+    }
+
     fn cells(&self) -> Cells {
         self.fleet.cells
     }
@@ -143,7 +159,12 @@ impl Drop for Lease {
         if self.answered {
             self.member.cell.served(self.since.elapsed().as_micros() as u64);
         }
-        if self.why.fit.is_load() {
+        if self.tries {
+            breaker::leave_trial(self.member.cell.breaker(), clock::monotonic_ms());
+        }
+        // A backend that has not loaded the model yet does so for others that ask for it here.
+        let is_over = || self.answered || self.member.cell.holds(self.instance) || !self.is_shared();
+        if self.why.fit != Fit::Loaded && is_over() {
             loads::end(self.cells().loads(), self.instance.tag(), self.member.cell.index());
         }
         let held = Slot::Held { by: self.fleet.holder, tag: self.instance.tag() };

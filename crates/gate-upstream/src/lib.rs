@@ -18,6 +18,8 @@ mod lease;
 mod member;
 mod models;
 mod pool;
+#[cfg(test)]
+mod rig;
 mod turnstile;
 mod watch;
 mod within;

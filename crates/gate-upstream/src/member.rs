@@ -17,7 +17,7 @@ use crate::backend::{Backend, Timeouts};
 /// One backend of the configuration.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// What clients are told: never an address.
+    /// What clients are told: never an address. Those that are found under one name have a number behind it.
     pub name: String,
     /// What identifies it, and what operators are told.
     pub url: String,
@@ -102,23 +102,32 @@ pub(crate) struct Maker {
 }
 
 impl Maker {
+    /// Sees to it that each backend of the configuration has its cell. At the start only, when the master has done so
+    /// before the fork: later a cell that is missing was given to a backend of a newer configuration.
+    pub(crate) fn claim(&self, cells: Cells) {
+        let wanted: Vec<u64> = self.specs.iter().map(|spec| cells.hash(spec.url.as_bytes())).collect();
+        for (spec, key) in self.specs.iter().zip(&wanted) {
+            if !matches!(spec.reach, Reach::Found { .. }) && cells.claim(*key, &wanted).is_err() {
+                log::error!("no room for the backend {}", spec.url);
+            }
+        }
+    }
+
     /// The members as things stand, those of `old` that are still right among them.
     pub(crate) fn members(&self, cells: Cells, old: &[Rc<Member>]) -> Vec<Rc<Member>> {
         let mut members = Vec::new();
-        let key_of = |spec: &Spec| cells.hash(spec.url.as_bytes());
-        let wanted: Vec<u64> = self.specs.iter().map(key_of).collect();
         for spec in &self.specs {
-            let key = key_of(spec);
+            let key = cells.hash(spec.url.as_bytes());
             match &spec.reach {
                 Reach::Found { .. } => {
-                    for (place, (cell, address)) in cells.found(key).enumerate() {
-                        let name = format!("{}.{}", spec.name, place + 1);
+                    for (cell, address) in cells.found(key) {
+                        // By its cell, which is its own in all processes, whoever else comes and goes.
+                        let name = format!("{}.{}", spec.name, cell.index() + 1);
                         members.push(self.member(cells, spec, (cell, name, Some(address)), old));
                     }
                 }
                 Reach::Http { .. } | Reach::Unix(_) => {
-                    // The master has claimed it before this process was forked, and so made sure that there is room.
-                    if let Ok(cell) = cells.claim(key, &wanted) {
+                    if let Some(cell) = cells.find(key) {
                         members.push(self.member(cells, spec, (cell, spec.name.clone(), None), old));
                     }
                 }

@@ -39,9 +39,32 @@ struct Waiting {
     position: usize,
 }
 
+/// What came of a grant.
+enum Taken {
+    /// The slot; the place is given up.
+    Lease(Lease),
+    /// A slot of a backend that is not known any more, and is given back; so is the place.
+    Gone,
+    /// The slot went another way: the place waits on.
+    Nothing,
+}
+
 impl Fleet {
     /// Waits for a slot of one of the backends in `mask`.
-    pub(crate) async fn wait(self: &Rc<Self>, want: &Want, mask: u64, came: Instant) -> Result<Lease, Rejection> {
+    pub(crate) async fn wait(self: &Rc<Self>, want: &Want, mut mask: u64, came: Instant) -> Result<Lease, Rejection> {
+        let after = self.rules.queue_timeout;
+        loop {
+            let waiting = self.enter(want, mask, came)?;
+            match timeout(after.saturating_sub(came.elapsed()), waiting.granted()).await {
+                Ok(Some(lease)) => return Ok(lease),
+                // Its address has gone while the request waited for it: there may be others.
+                Ok(None) => mask = self.eligible(&self.members(), want)?,
+                Err(_) => return Err(Rejection::QueueTimeout { after, retry: self.retry(mask) }),
+            }
+        }
+    }
+
+    fn enter(self: &Rc<Self>, want: &Want, mask: u64, came: Instant) -> Result<Waiting, Rejection> {
         let arrival = Arrival {
             holder: self.holder,
             client: want.client,
@@ -61,12 +84,8 @@ impl Fleet {
         let waiting = Waiting { fleet: Rc::clone(self), place, came, position };
         self.came.notify_one();
         // A slot may have become free that nobody has seen this request wait for.
-        self.look_again(mask, Some(want));
-        let after = self.rules.queue_timeout;
-        match timeout(after.saturating_sub(came.elapsed()), waiting.granted()).await {
-            Ok(granted) => granted,
-            Err(_) => Err(Rejection::QueueTimeout { after, retry: self.retry(mask) }),
-        }
+        self.look_again(mask, Some(want.instance));
+        Ok(waiting)
     }
 
     /// Wakes those that have been granted a slot.
@@ -104,7 +123,8 @@ impl Fleet {
         }
     }
 
-    fn accept(self: &Rc<Self>, waiting: &Waiting, grant: Grant) -> Option<Result<Lease, Rejection>> {
+    /// Takes what was granted.
+    fn accept(self: &Rc<Self>, waiting: &Waiting, grant: Grant) -> Taken {
         let Place { ticket, want, .. } = &*waiting.place;
         let members = self.members();
         let cell = self.cells.cell(grant.backend);
@@ -113,19 +133,16 @@ impl Fleet {
         // Asked before it is taken: the note of the load is this request's own.
         let fit = if cell.holds(want.instance) { Fit::Loaded } else { self.loads_what(want, grant.backend) };
         if !self.queue().accept(*ticket, slot, self.holder, tag) {
-            return None;
+            return Taken::Nothing;
         }
         let Some(member) = members.iter().find(|member| member.cell.index() == grant.backend) else {
             let held = Slot::Held { by: self.holder, tag }.to_word();
             self.queue().pass_on(slot, (held, grant.backend, grant.slot), || None);
-            return Some(Err(Rejection::BackendUnreachable {
-                backend: "a backend".to_owned(),
-                cause: "its address has gone while the request waited".to_owned(),
-            }));
+            return Taken::Gone;
         };
         let queued = Queued { waited: waiting.came.elapsed(), position: waiting.position };
         let why = Why { fit, way: Way::Queue };
-        Some(Ok(Lease::new(self, Rc::clone(member), (grant.slot, want.instance), why, queued)))
+        Taken::Lease(Lease::new(self, Rc::clone(member), (grant.slot, want.instance), why, queued))
     }
 
     /// What a grant for a model that is not in memory means.
@@ -142,13 +159,21 @@ impl Fleet {
 }
 
 impl Waiting {
-    async fn granted(&self) -> Result<Lease, Rejection> {
+    /// A lease; none if its place is given up for a backend that has gone.
+    async fn granted(&self) -> Option<Lease> {
         loop {
-            if let Standing::Granted(grant) = self.fleet.queue().standing(self.place.ticket)
-                && let Some(accepted) = self.fleet.accept(self, grant)
-            {
-                self.forget();
-                return accepted;
+            if let Standing::Granted(grant) = self.fleet.queue().standing(self.place.ticket) {
+                match self.fleet.accept(self, grant) {
+                    Taken::Lease(lease) => {
+                        self.forget();
+                        return Some(lease);
+                    }
+                    Taken::Gone => {
+                        self.forget();
+                        return None;
+                    }
+                    Taken::Nothing => {}
+                }
             }
             self.place.granted.notified().await;
         }
@@ -170,11 +195,14 @@ impl Drop for Waiting {
         }
         self.forget();
         while let Some(grant) = self.fleet.queue().leave(self.place.ticket, self.fleet.holder) {
-            if let Some(granted) = self.fleet.accept(self, grant) {
+            match self.fleet.accept(self, grant) {
                 // Its slot goes to the next with it.
-                drop(granted);
-                return;
+                Taken::Lease(_) | Taken::Gone => return,
+                Taken::Nothing => {}
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,14 @@ pub fn begin_trial<W: Word>(breaker: &W, seen: u64, now_ms: u64, longest: Durati
     breaker.compare_exchange(seen, TRIAL << KIND | failures(seen) << FAILURES | until).is_ok()
 }
 
+/// Takes back a trial that was not made, or is not decided: another may try at once.
+pub fn leave_trial<W: Word>(breaker: &W, now_ms: u64) {
+    update(breaker, |word| {
+        let due = OPEN << KIND | failures(word) << FAILURES | now_ms & UNTIL_MASK;
+        (word >> KIND == TRIAL).then_some(due)
+    });
+}
+
 /// Tells it of an answer.
 pub fn succeeded<W: Word>(breaker: &W) {
     update(breaker, |word| (word != 0).then_some(0));
@@ -151,6 +159,21 @@ mod tests {
         (0..3).for_each(|_| failed(&breaker, TERMS, 0));
         assert!(begin_trial(&breaker, due(&breaker, 100), 100, Duration::from_millis(50)));
         assert!(begin_trial(&breaker, due(&breaker, 150), 150, Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn a_trial_that_is_left_is_anothers() {
+        let breaker = AtomicU64::new(0);
+        leave_trial(&breaker, 0);
+        assert_eq!(at(&breaker, 0), State::Closed { failures: 0 });
+        (0..3).for_each(|_| failed(&breaker, TERMS, 0));
+        leave_trial(&breaker, 50);
+        assert_eq!(at(&breaker, 50), State::Open { for_ms: 50 });
+        assert!(begin_trial(&breaker, due(&breaker, 100), 100, Duration::from_millis(50)));
+        leave_trial(&breaker, 110);
+        assert!(begin_trial(&breaker, due(&breaker, 110), 110, Duration::from_millis(50)));
+        failed(&breaker, TERMS, 120);
+        assert_eq!(at(&breaker, 120), State::Open { for_ms: 200 }, "it is no new failure in between");
     }
 
     #[test]

@@ -150,6 +150,13 @@ pub struct Waiter {
     pub passed_ms: u64,
 }
 
+impl Waiter {
+    /// Who is due first has the lower one; no two are alike.
+    pub fn due(&self) -> (u64, u64) {
+        (self.start, self.ticket.number)
+    }
+}
+
 /// What became of a slot that was given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passed {
@@ -279,7 +286,7 @@ impl<'a, W: Word> Queue<'a, W> {
     /// How many stand in front of one's own place for one of these backends, itself included.
     pub fn position(self, ticket: Ticket, backends: u64) -> usize {
         let own = self.word(usize::from(ticket.entry), entry::START).load();
-        let is_ahead = |waiter: &Waiter| (waiter.start, waiter.ticket.number) < (own, ticket.number);
+        let is_ahead = |waiter: &Waiter| waiter.due() < (own, ticket.number);
         1 + self.waiters().filter(|waiter| waiter.backends & backends != 0 && is_ahead(waiter)).count()
     }
 
@@ -349,7 +356,8 @@ impl<'a, W: Word> Queue<'a, W> {
     }
 
     /// Passes a slot on that the caller holds as `held`: to the waiter that `pick` names, else to nobody. `backend` and
-    /// `at` say which slot it is.
+    /// `at` say which slot it is. A waiter that was picked has the slot, unless it has left or the slot is somebody else's
+    /// by now; whom `pick` names, and whether anybody, is asked anew each time.
     pub fn pass_on(
         self,
         slot: &W,
@@ -357,15 +365,13 @@ impl<'a, W: Word> Queue<'a, W> {
         mut pick: impl FnMut() -> Option<Waiter>,
     ) -> Passed {
         let Some(by) = Slot::from_word(held).holder() else { return Passed::Free };
-        let mut mine = held;
-        let mut picked = pick();
+        let (mut mine, mut picked) = (held, pick());
         loop {
             let Some(waiter) = picked else {
                 if slot.compare_exchange(mine, FREE).is_err() {
                     return Passed::Free;
                 }
-                // One that entered before the slot was free may have been seen by nobody. Who is picked now is not picked
-                // anew below: a pick may have begun a load or a trial.
+                // One that entered before the slot was free may have been seen by nobody.
                 W::fence();
                 mine = Slot::Held { by, tag: 0 }.to_word();
                 picked = pick();
