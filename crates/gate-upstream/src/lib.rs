@@ -19,6 +19,7 @@ mod member;
 mod models;
 mod pool;
 mod turnstile;
+mod watch;
 mod within;
 
 pub use crate::backend::{Ask, Backend, Exchange, FIELDS, Failed, Patience, Ran, Timeouts};
@@ -30,4 +31,5 @@ pub use crate::lease::{Lease, Queued, Way, Why};
 pub use crate::member::{Member, Reach, Spec};
 pub use crate::models::NewestModel;
 pub use crate::turnstile::LOOK;
+pub use crate::watch::Unread;
 pub use crate::within::within;
