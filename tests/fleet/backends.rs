@@ -6,24 +6,7 @@ use serde_json::json;
 
 use crate::support::http::Request;
 use crate::support::sim::Backend;
-use crate::yard::{CLOSED, Yard, asked, by, echo, error_of, plays, stream, upstream, whole};
-
-/// Two backends behind a gate with these keys, the first of which is asked first for every new model.
-fn two(keys: &str) -> (Backend, Backend, Yard) {
-    let (first, second) = (echo(), echo());
-    let yard = before(keys, &first, &second);
-    (first, second, yard)
-}
-
-fn before(keys: &str, first: &Backend, second: &Backend) -> Yard {
-    let models: Vec<String> = (0..200).map(|number| format!("\"new-{number}\"")).collect();
-    let models = format!("name = \"first\"\nmodels = [\"sick\", {}]", models.join(", "));
-    let tables = [upstream(&first.url(), &models), upstream(&second.url(), "name = \"second\"")];
-    let yard = Yard::start(keys, &tables);
-    assert_eq!(by(&yard.generate("own")), "second");
-    yard.looks_no_more();
-    yard
-}
+use crate::yard::{CLOSED, OWN, asked, by, config, error_of, plays, stream, two, whole};
 
 /// A running backend becomes an address that refuses.
 fn goes(backend: Backend) {
@@ -109,7 +92,7 @@ fn a_storm_of_failures_is_not_doubled() {
     assert_eq!((count(200), count(502)), (11, 89), "{statuses:?}");
     assert_eq!(asked(&second) - before, 11);
     // What is answered earns it back.
-    (0..10).for_each(|_| assert_eq!(yard.generate("own").status, 200));
+    (0..10).for_each(|_| assert_eq!(yard.generate(OWN[1]).status, 200));
     assert_eq!(yard.generate("new-100").status, 200);
 }
 
@@ -155,7 +138,7 @@ fn a_worker_tries_what_the_pool_has_lost_and_asks_once() {
     let (address, begun) = (first.address, Instant::now());
     goes(first);
     let listener = std::net::TcpListener::bind(address).unwrap();
-    let again = Backend::on(listener, crate::yard::config());
+    let again = Backend::on(listener, config(OWN[0]));
     let answer = yard.generate("new-0");
     assert_eq!((answer.status, by(&answer)), (200, "first"), "after {:?}: {}", begun.elapsed(), answer.text());
     assert_eq!((asked(&again), asked(&second)), (1, 1), "the second had the one that made it the second choice");

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use ollama_sim::{Config, Fault, Rule};
+use ollama_sim::{Config, Fault, Model, Rule};
 use serde_json::{Value, json};
 
 use crate::orders::Control;
@@ -20,13 +20,36 @@ use crate::support::{Gate, gate, wait_for};
 /// What a client is told of a connection that broke off.
 pub(crate) const CLOSED: &str = "Ollama closed the connection before its answer was complete";
 
-/// A backend that repeats the prompt for any model, at once.
-pub(crate) fn echo() -> Backend {
-    Backend::start(config())
+/// A backend that repeats the prompt at once, for models `new-0` to `new-149` and one of its own.
+pub(crate) fn echo(own: &str) -> Backend {
+    Backend::start(config(own))
 }
 
-pub(crate) fn config() -> Config {
-    Config { slots: NonZeroUsize::new(256).unwrap(), recorded: 256, ..Config::echo() }
+pub(crate) fn config(own: &str) -> Config {
+    let new = (0..150).map(|number| format!("new-{number}"));
+    let models = new.chain([own.to_owned()]).map(|name| Model::named(&name)).collect();
+    Config { models, slots: NonZeroUsize::new(256).unwrap(), ..Config::echo() }
+}
+
+/// The models of the two backends that are theirs alone.
+pub(crate) const OWN: [&str; 2] = ["of-first", "of-second"];
+
+/// Two backends behind a gate with these keys; the first of them is asked first for every new model, and everything that
+/// is known of them from here on is what requests have found out.
+pub(crate) fn two(keys: &str) -> (Backend, Backend, Yard) {
+    let (first, second, yard) = two_watched(keys);
+    yard.looks_no_more();
+    (first, second, yard)
+}
+
+/// The same, and the monitor goes on watching them.
+pub(crate) fn two_watched(keys: &str) -> (Backend, Backend, Yard) {
+    let (first, second) = (echo(OWN[0]), echo(OWN[1]));
+    let tables = [upstream(&first.url(), "name = \"first\""), upstream(&second.url(), "name = \"second\"")];
+    let yard = Yard::start(keys, &tables);
+    yard.sees_all_well();
+    assert_eq!(by(&yard.generate(OWN[1])), "second");
+    (first, second, yard)
 }
 
 /// An address that refuses every connection, for as long as this lives: that of a client, which has it to itself.
@@ -178,7 +201,8 @@ impl Yard {
         wait_for("every backend to be seen", || {
             let status = self.status();
             let backends = status["backends"].as_array().unwrap();
-            backends.iter().all(|backend| backend["state"] == "healthy").then_some(())
+            let is_well = |backend: &Value| backend["state"] == "healthy" && !backend["listed"].is_null();
+            backends.iter().all(is_well).then_some(())
         });
     }
 }
