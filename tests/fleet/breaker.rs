@@ -205,8 +205,11 @@ fn a_stream_that_breaks_off_counts() {
 #[test]
 fn a_killed_monitor_costs_nothing_and_forgets_nothing() {
     let (first, second, yard) = two_watched("workers = 2\nbreaker_failures = 1\nbreaker_time = \"1h\"");
+    assert_eq!(yard.generate(OWN[0]).status, 200);
+    for (place, own) in OWN.iter().enumerate() {
+        wait_for("what is in memory", || (yard.backend(place)["loaded"] == json!([own])).then_some(()));
+    }
     fails(&yard, 1);
-    wait_for("what is in memory", || (yard.backend(1)["loaded"] == json!([OWN[1]])).then_some(()));
     let monitor = yard.gate.children("monitor")[0];
     let known = |yard: &Yard| {
         let status = yard.status();
@@ -217,7 +220,7 @@ fn a_killed_monitor_costs_nothing_and_forgets_nothing() {
         [of(0), of(1)]
     };
     let before = known(&yard);
-    assert_eq!(before[0][..3], [json!("healthy"), json!("open"), json!(151)]);
+    assert_eq!(before[0], [json!("healthy"), json!("open"), json!(151), json!([OWN[0]])]);
     assert_eq!(before[1], [json!("healthy"), json!("closed"), json!(151), json!([OWN[1]])]);
     let mut running = Client::connect(yard.address());
     running.send(&stream(OWN[1], "@sim:endless").bytes()).unwrap();

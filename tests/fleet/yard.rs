@@ -32,7 +32,7 @@ pub(crate) fn config(own: &str) -> Config {
 }
 
 /// The models of the two backends that are theirs alone.
-pub(crate) const OWN: [&str; 2] = ["of-first", "of-second"];
+pub(crate) const OWN: [&str; 2] = ["of-first:latest", "of-second:latest"];
 
 /// Two backends behind a gate with these keys; the first of them is asked first for every new model, and everything that
 /// is known of them from here on is what requests have found out.
