@@ -86,12 +86,14 @@ fn the_operator_is_told_the_cause_that_the_client_is_not() {
 #[test]
 fn silence_before_the_first_byte_is_a_timeout() {
     let backend = demo();
-    let gate = gate(&backend, &["--load-timeout", "300ms", "--first-byte-timeout", "300ms"]).start();
+    let gate = gate(&backend, &["--first-byte-timeout", "300ms"]).start();
+    // The model is in memory now, so that nobody waits for a load.
+    assert_eq!(gate.ask(&generate_whole("a")).status, 200);
     for fault in ["stall:before-head", "stall:mid-head"] {
         for request in all_kinds(fault) {
             let answer = gate.ask(&request);
             assert_eq!(answer.status, 504, "{fault}");
-            assert_eq!(error_of(&answer), "Ollama did not begin to answer within 0.3 s");
+            assert_eq!(error_of(&answer), "Ollama did not begin to answer within 0.3 s (first_byte_timeout)");
             is_public(&answer, &backend, &gate);
         }
     }
@@ -102,7 +104,7 @@ fn silence_before_the_first_byte_is_a_timeout() {
 fn silence_inside_an_answer_is_a_timeout_or_the_end_of_a_stream() {
     let backend = demo();
     let gate = gate(&backend, &["--chunk-timeout", "300ms"]).start();
-    let told = "Ollama sent nothing more within 0.3 s";
+    let told = "Ollama sent nothing more within 0.3 s (chunk_timeout)";
     for fault in ["stall:after-head", "stall:chunks:0", "stall:mid-chunk:0"] {
         for request in [article(&format!("@sim:{fault}")), generate_whole(&format!("@sim:{fault}"))] {
             let answer = gate.ask(&request);
@@ -133,7 +135,7 @@ fn a_backend_that_takes_no_connection_is_a_timeout() {
     for request in all_kinds("ok") {
         let answer = gate.ask(&request);
         assert_eq!(answer.status, 504);
-        assert_eq!(error_of(&answer), "Ollama did not accept a connection within 0.3 s");
+        assert_eq!(error_of(&answer), "Ollama did not accept a connection within 0.3 s (connect_timeout)");
     }
     drop(queue);
 }

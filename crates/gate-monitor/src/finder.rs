@@ -83,8 +83,9 @@ impl Finder {
 
     /// Looks up for ever. What a monitor before this one has found is observed at once.
     pub(crate) async fn watch(mut self, first: Duration) {
-        let known: BTreeSet<_> = self.cells.fleet().found(self.parent).map(|(_, address)| address).collect();
-        self.use_these(&known);
+        for (_, address) in self.cells.fleet().found(self.parent) {
+            self.observe(address);
+        }
         sleep(first).await;
         loop {
             let found = self.resolver.look_up(&self.name.wanted).await;
@@ -120,7 +121,7 @@ impl Finder {
             return;
         }
         self.cells.fleet().tell_change();
-        log::info!("{} has {} addresses: {}", self.name.label, self.observed.len(), changes(&come, &gone));
+        log::info!("{}: {}; addresses in all: {}", self.name.label, changes(&come, &gone), self.observed.len());
     }
 
     fn observe(&mut self, address: SocketAddr) {

@@ -172,20 +172,27 @@ impl Backend {
         let maybe = |why| Failed { why, ran: Ran::Maybe };
         let unsent = |why| Failed { why, ran: Ran::No };
         let request = self.request(ask);
-        while let Some(mut conn) = self.pool.take(Instant::now()) {
+        loop {
+            let pooled = self.pool.take(Instant::now());
+            let is_new = pooled.is_none();
+            let mut conn = match pooled {
+                Some(conn) => conn,
+                None => self.connect().await.map_err(unsent)?,
+            };
+            if is_new {
+                self.row.add_one(row::BACKEND_OPENED);
+            }
             match patience.watch(self.talk(&mut conn, &request)).await.map_err(maybe)? {
                 Asked::Answered(begun) => {
-                    self.row.add_one(row::BACKEND_REUSED);
+                    if !is_new {
+                        self.row.add_one(row::BACKEND_REUSED);
+                    }
                     return Ok(self.exchange(begun, conn));
                 }
+                Asked::Unsent(error) if is_new => return Err(unsent(broken(Breakage::ClosedEarly, &error))),
+                // Closed while it was idle.
                 Asked::Unsent(_) => {}
             }
-        }
-        let mut conn = self.connect().await.map_err(unsent)?;
-        self.row.add_one(row::BACKEND_OPENED);
-        match patience.watch(self.talk(&mut conn, &request)).await.map_err(maybe)? {
-            Asked::Answered(begun) => Ok(self.exchange(begun, conn)),
-            Asked::Unsent(error) => Err(unsent(broken(Breakage::ClosedEarly, &error))),
         }
     }
 

@@ -159,7 +159,8 @@ impl Fleet {
         {
             return Ok(lease);
         }
-        self.wait(want, mask, came).await
+        // In a box: whoever need not wait should not carry the room for it.
+        Box::pin(self.wait(want, mask, came)).await
     }
 
     /// The backends that may serve a request, a bit each; never none.
@@ -419,8 +420,8 @@ impl<'a> Scan<'a> {
         let (facts, anywhere) = self.about(waiter);
         let fit = Fit::of(&facts, anywhere);
         let passed_ms = if waiter.passed_ms == 0 { 0 } else { self.now_ms.saturating_sub(waiter.passed_ms).max(1) };
-        let waited = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
-        (fit, fit.turn(&facts, self.others, waited, self.fleet.rules.swap_patience.as_millis() as u64))
+        let so_far = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
+        (fit, fit.turn(&facts, self.others, so_far, self.fleet.rules.swap_patience.as_millis() as u64))
     }
 
     fn about(&mut self, waiter: &Waiter) -> (Facts, Anywhere) {

@@ -61,8 +61,13 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
     let mut ledger = Ledger::open(&gate, &line, &head);
     let dialect = || screen(&line, &head).map_or_else(|refusal| refusal.dialect, |route| route.dialect());
     let ended = |rejection| Refusal { dialect: dialect(), rejection, standing: None };
-    let answering = in_time(&gate, answer(&gate, &line, (&head, &mut body), &mut ledger));
-    let mut response = match until_cut((&gate, &line), answering).await {
+    // Pinned where it stands: handed on by value it would be stored anew in every wrapper.
+    let answered = {
+        let mut answering = pin!(answer(&gate, &line, (&head, &mut body), &mut ledger));
+        let mut in_time = pin!(in_time(&gate, answering.as_mut()));
+        until_cut((&gate, &line), in_time.as_mut()).await
+    };
+    let mut response = match answered {
         Some(Ok(Ok(answering))) => answering.send(&gate, ledger),
         Some(Ok(Err(refusal))) => refuse(&gate, &line, &head, refusal, ledger),
         Some(Err(rejection)) => refuse(&gate, &line, &head, ended(rejection), ledger),
@@ -110,8 +115,7 @@ async fn passing(head: &Parts, mut body: Incoming) -> Passing {
 }
 
 /// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
-async fn until_cut<T>((gate, line): (&Gate, &Line), answering: impl Future<Output = T>) -> Option<T> {
-    let mut answering = pin!(answering);
+async fn until_cut<T>((gate, line): (&Gate, &Line), mut answering: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
         Poll::Pending if gate.ground.drain.ends_requests_of(line) => Poll::Ready(None),
         polled => polled.map(Some),
@@ -120,7 +124,7 @@ async fn until_cut<T>((gate, line): (&Gate, &Line), answering: impl Future<Outpu
 }
 
 /// What `answering` comes to within the time that a request may take as a whole.
-async fn in_time<T>(gate: &Gate, answering: impl Future<Output = T>) -> Result<T, Rejection> {
+async fn in_time<T>(gate: &Gate, answering: Pin<&mut impl Future<Output = T>>) -> Result<T, Rejection> {
     match gate.plan.request_timeout {
         Some(after) => {
             let late = |_| Rejection::BackendTimeout { phase: Phase::Whole, after };

@@ -11,16 +11,18 @@ pub mod inventory;
 pub mod loads;
 pub mod queue;
 pub mod residents;
+pub mod settlement;
 pub mod slots;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 
+use gate_sys::process;
 use siphasher::sip::SipHasher13;
 
 use crate::Zone;
 use crate::fleet::inventory::Listed;
-use crate::fleet::queue::{Queue, is_offer_to};
+use crate::fleet::queue::Queue;
 pub use crate::fleet::residents::Instance;
 use crate::fleet::slots::{FREE, Holder, Slot};
 use crate::layout::{self, BACKENDS, backend, header};
@@ -33,6 +35,13 @@ const SHARE: u64 = 8;
 
 /// Says that a found address is still there, beside the port.
 const PRESENT: u64 = 1 << 32;
+
+/// Keys from here on are no backend's: the cell is in the hands of the process that the low half names.
+const EMPTYING: u64 = (u32::MAX as u64) << 32;
+
+/// How often a claim begins anew because another claims for the same key at the same moment: each time both must have met
+/// within a few instructions.
+const CLAIM_ROUNDS: usize = 64;
 
 /// All backends, the queue and the loads of a zone.
 #[derive(Debug, Clone, Copy)]
@@ -71,10 +80,10 @@ impl Fleet {
         &self.zone.words[start..start + length]
     }
 
-    /// A keyed hash, the same in all processes of this zone; never 0.
+    /// A keyed hash, the same in all processes of this zone; never 0, nor a word that [`Cell::key`] does not give.
     pub fn hash(self, text: &[u8]) -> u64 {
         let [low, high] = self.zone.seed();
-        SipHasher13::new_with_keys(low, high).hash(text).max(1)
+        SipHasher13::new_with_keys(low, high).hash(text).clamp(1, EMPTYING - 1)
     }
 
     /// The instance of a model: by the name as Ollama lists it, and the options that make it load anew (empty for none).
@@ -113,7 +122,8 @@ impl Fleet {
     }
 
     /// The cell of the backend with this key, taken if there is none. `wanted` are the keys of all backends that
-    /// configurations in service name: the cell of any other that has nothing in flight may be given anew.
+    /// configurations in service name: when no cell is free, that of any other backend that has nothing in flight is given
+    /// anew, or that of an address that is gone.
     ///
     /// # Errors
     /// [`NoCell`].
@@ -136,32 +146,46 @@ impl Fleet {
             }
             cell
         };
-        if let Some(cell) = self.find(key) {
-            return Ok(tell(cell));
-        }
-        // Free ones first: a worker that still drains may know the cell of a backend that nobody wants any more.
-        let (free, taken): (Vec<Cell>, Vec<Cell>) =
-            (0..BACKENDS).map(|index| self.cell(index)).partition(|cell| cell.key() == 0);
-        for cell in free.into_iter().chain(taken) {
-            let held = cell.key();
-            let is_wanted = wanted.contains(&held) || wanted.contains(&cell.load(backend::PARENT));
-            if held != 0 && (is_wanted || cell.is_in_use()) {
-                continue;
+        let mine = EMPTYING | u64::from(process::own_pid());
+        for _ in 0..CLAIM_ROUNDS {
+            if let Some(cell) = self.find(key) {
+                return Ok(tell(cell));
             }
-            // Emptied while the old key stands, so that nobody finds the new one's words in the old state.
-            if held != 0 {
-                cell.empty();
+            let cell = self.reserve(mine, wanted).ok_or(NoCell)?;
+            // Whole before it can be found.
+            cell.empty();
+            tell(cell);
+            cell.word(backend::KEY).store(key, SEQ);
+            // Of two that claim for one key at once, at least one sees the other's cell.
+            if self.cells().filter(|other| other.key() == key).count() == 1 {
+                return Ok(cell);
             }
-            if cell.word(backend::KEY).compare_exchange(held, key, SEQ, SEQ).is_ok() {
-                // Two that claim for one key at once may have taken two cells: the lower one counts.
-                let first = self.find(key).unwrap_or(cell);
-                if first.index != cell.index {
-                    let _taken = cell.word(backend::KEY).compare_exchange(key, 0, SEQ, SEQ);
-                }
-                return Ok(tell(first));
-            }
+            let _taken = cell.word(backend::KEY).compare_exchange(key, 0, SEQ, SEQ);
         }
         Err(NoCell)
+    }
+
+    /// Makes a cell the caller's to empty: a free one, else one that nobody wants or uses.
+    fn reserve(self, mine: u64, wanted: &[u64]) -> Option<Cell> {
+        let all = || (0..BACKENDS).map(|index| self.cell(index));
+        let swap = |cell: &Cell, held, new| cell.word(backend::KEY).compare_exchange(held, new, SEQ, SEQ).is_ok();
+        let free = all().find(|cell| {
+            let held = cell.load(backend::KEY);
+            is_nobodys(held) && swap(cell, held, mine)
+        });
+        free.or_else(|| {
+            all().find(|cell| {
+                let held = cell.load(backend::KEY);
+                let is_there = cell.address().is_some();
+                let is_wanted = wanted.contains(&held) || (is_there && wanted.contains(&cell.load(backend::PARENT)));
+                if held >= EMPTYING || is_wanted || cell.is_in_use() || !swap(cell, held, mine) {
+                    return false;
+                }
+                // Somebody may have taken a slot just before: either he sees that the key is another, or is seen here.
+                let is_mine = !cell.is_in_use();
+                is_mine || !swap(cell, mine, held)
+            })
+        })
     }
 
     /// How often the set of backends has changed by itself.
@@ -196,27 +220,38 @@ impl Fleet {
     /// Frees what is held by processes that no row of the scoreboard knows any more: what two masters have missed between
     /// them. And offers that nobody can take. Masters only.
     pub fn settle_strays(self, board: Scoreboard) -> (usize, usize) {
-        let is_stray = |holder: Holder| {
-            let row = board.row(holder.row().min(layout::ROWS - 1));
-            row.pid().is_none_or(|pid| Holder::new(holder.row(), pid) != holder)
+        let is_stray = |holder: Holder| match holder.row() {
+            // Another master, which may be at it: to take its work over would be to do half of it twice.
+            layout::SETTLED_ROW => is_lost_master(holder.pid()),
+            row => board.row(row).pid().is_none_or(|pid| Holder::new(row, pid) != holder),
         };
-        self.free(is_stray)
+        let (slots, places) = self.free(is_stray);
+        (slots + settlement::free_unpromised(self.queue(), &self.all_slots()), places)
     }
 
     fn free(self, is_gone: impl Fn(Holder) -> bool) -> (usize, usize) {
         // A row of nobody: the entry is in no other process's hands while it is emptied.
-        let own = Holder::new(layout::SETTLED_ROW, gate_sys::process::own_pid());
-        let mut slots = 0;
-        let places = self.queue().settle(&is_gone, own, |ticket, grant| {
-            let all = self.cell(grant.backend.min(BACKENDS - 1)).slots(backend::SLOT_COUNT);
-            let one = &all[grant.slot.min(all.len() - 1)];
-            slots += slots::settle(std::slice::from_ref(one), |slot| is_offer_to(slot, ticket));
-        });
-        for cell in self.cells() {
-            slots += slots::settle(cell.slots(backend::SLOT_COUNT), |slot| slot.holder().is_some_and(&is_gone));
-        }
-        (slots, places)
+        let own = Holder::new(layout::SETTLED_ROW, process::own_pid());
+        settlement::free(self.queue(), &self.all_slots(), is_gone, own)
     }
+
+    /// Those of free cells too: one that was given up may have been taken from in its last moment.
+    fn all_slots(self) -> [&'static [AtomicU64]; BACKENDS] {
+        std::array::from_fn(|index| self.cell(index).slots(backend::SLOT_COUNT))
+    }
+}
+
+/// Whether a cell with this word in the place of its key is free: it never had a backend, or lost it to a process that did
+/// not live to give it another.
+fn is_nobodys(key: u64) -> bool {
+    let pid = key as u32;
+    key == 0 || (key >= EMPTYING && process::is_gone(pid, process::born(pid).unwrap_or(0)))
+}
+
+/// Whether the master with this pid has left something behind, rather than being about to finish it. A master does one
+/// thing at a time, so what names the caller itself is left behind.
+fn is_lost_master(pid: u32) -> bool {
+    pid == process::own_pid() || process::is_gone(pid, process::born(pid).unwrap_or(0))
 }
 
 const SEQ: std::sync::atomic::Ordering = std::sync::atomic::Ordering::SeqCst;
@@ -240,9 +275,9 @@ impl Cell {
         1 << self.index
     }
 
-    /// The key of its backend; 0 for a free cell.
+    /// The key of its backend; 0 for a free cell, and for one that is about to be a backend's.
     pub fn key(self) -> u64 {
-        self.load(backend::KEY)
+        Some(self.load(backend::KEY)).filter(|key| *key < EMPTYING).unwrap_or(0)
     }
 
     fn is_in_use(self) -> bool {
@@ -250,7 +285,9 @@ impl Cell {
     }
 
     fn empty(self) {
-        for word in &self.words[backend::KEY + 1..] {
+        // Slots are free, or will be given back by those that have them.
+        let (before, after) = (backend::KEY + 1..backend::SLOT, backend::SLOT + backend::SLOT_COUNT..backend::WORDS);
+        for word in before.chain(after).map(|index| &self.words[index]) {
             // Words that nobody has touched cost no memory, and a write would touch them.
             if Word::load(word) != 0 {
                 word.store(0, SEQ);
@@ -261,6 +298,19 @@ impl Cell {
     /// Its first `count` slots.
     pub fn slots(self, count: usize) -> &'static [AtomicU64] {
         &self.words[backend::SLOT..backend::SLOT + count.min(backend::SLOT_COUNT)]
+    }
+
+    /// Takes one of its first `count` slots for a request to the backend with this key. `None` if none is free, or if the
+    /// cell is another backend's by now: cells that nobody used are given anew, and whoever took a slot without looking at
+    /// the key again would have it in the wrong one.
+    pub fn take(self, key: u64, count: usize, by: Holder, tag: u32) -> Option<usize> {
+        let slots = self.slots(count);
+        let index = slots::take(slots, by.row(), by, tag)?;
+        if self.key() != key {
+            let _settled = slots[index].compare_exchange(Slot::Held { by, tag }.to_word(), FREE, SEQ, SEQ);
+            return None;
+        }
+        Some(index)
     }
 
     /// Requests in service, over all processes.
@@ -306,11 +356,6 @@ impl Cell {
     /// Tells what it has seen. Monitor only.
     pub fn tell_probe(self, probe: Probe) {
         self.word(backend::PROBE).store(probe.to_word(), SEQ);
-    }
-
-    /// What its breaker says at `now_ms` of `CLOCK_MONOTONIC`.
-    pub fn breaker_state(self, now_ms: u64) -> breaker::State {
-        breaker::state(self.load(backend::BREAKER), now_ms)
     }
 
     /// Its breaker.
@@ -377,17 +422,6 @@ impl Cell {
     /// The most models that were ever in memory together.
     pub fn room(self) -> usize {
         self.load(backend::ROOM) as usize
-    }
-
-    /// Whether another model fits beside those in memory, as far as is known: before one has been seen to leave for
-    /// another, any may; afterwards, as many as were ever seen together.
-    pub fn has_room(self) -> bool {
-        self.load(backend::EVICTED) == 0 || self.in_memory().count() < self.room().max(1)
-    }
-
-    /// Tells that a model has left memory for another. Monitor only.
-    pub fn tell_evicted(self) {
-        self.word(backend::EVICTED).store(1, SEQ);
     }
 
     fn name_words(self, place: usize) -> &'static [AtomicU64] {

@@ -177,7 +177,7 @@ pub mod queue {
 pub mod entry {
     /// EMPTY, CLAIMED, WAITING or GRANTED: see [`crate::fleet::queue`]. By compare-and-swap.
     pub const STATE: usize = 0;
-    /// pid << 8 | row of the process whose request waits.
+    /// Cost << 32 | pid << 8 | row of the process whose request waits.
     pub const OWNER: usize = 1;
     /// Hash of its client.
     pub const CLIENT: usize = 2;

@@ -53,8 +53,15 @@ impl Rejection {
                 row(429, Client, format!("Rate limit exceeded: {limit}")).after(*retry)
             }
             Self::Flooded { retry } => row(429, Client, "Too many requests").logged("flood guard").after(*retry),
-            Self::QueueFull { .. } | Self::ClientQueueFull { .. } | Self::QueueTimeout { .. } => {
-                row(503, Gate, "queue")
+            Self::QueueFull { retry } => {
+                row(503, Gate, "server busy, please try again: the queue is full").later(*retry)
+            }
+            Self::ClientQueueFull { limit, retry } => {
+                row(429, Client, format!("Too many requests are waiting: {limit} of one client may")).later(*retry)
+            }
+            Self::QueueTimeout { after, retry } => {
+                let waited = seconds(*after);
+                row(503, Gate, format!("server busy, please try again: no turn came within {waited}")).later(*retry)
             }
             Self::NoModel => row(503, Gate, "no model is available: pull one with `ollama pull`, or set --model"),
             Self::BackendUnreachable { backend, cause } => {
@@ -90,6 +97,12 @@ impl<'a> Terms<'a> {
     fn after(mut self, retry: Duration) -> Self {
         self.retry_after = Some(retry);
         self
+    }
+
+    /// As [`Terms::after`], for an estimate.
+    fn later(self, retry: Duration) -> Self {
+        let [least, most] = QUEUE_RETRY;
+        self.after(retry.clamp(least, most))
     }
 
     fn with(mut self, name: &'static str, value: &'a str) -> Self {

@@ -81,6 +81,12 @@ fn clients_faults() -> Vec<Row> {
             "Rate limit exceeded: 10 per 1 minute",
         ),
         error(R::Flooded { retry: second }, 429, Keep, "Too many requests"),
+        error(
+            R::ClientQueueFull { limit: 64, retry: second },
+            429,
+            Keep,
+            "Too many requests are waiting: 64 of one client may",
+        ),
     ]
 }
 
@@ -93,11 +99,20 @@ fn other_faults() -> Vec<Row> {
     let broken = |what| R::BackendBroken { what, cause: cause.clone() };
     let status = |status, text: &str| R::BackendStatus { status, text: text.into(), retry_after: None };
     vec![
+        error(R::QueueFull { retry: after }, 503, Keep, "server busy, please try again: the queue is full"),
+        error(
+            R::QueueTimeout { after, retry: after },
+            503,
+            Keep,
+            "server busy, please try again: no turn came within 1.5 s",
+        ),
         error(R::NoModel, 503, Keep, "no model is available: pull one with `ollama pull`, or set --model"),
         error(R::BackendUnreachable { backend, cause: cause.clone() }, 502, Keep, "Ollama could not be reached"),
-        error(late(Phase::Connect), 504, Keep, "Ollama did not accept a connection within 1.5 s"),
-        error(late(Phase::FirstByte), 504, Keep, "Ollama did not begin to answer within 1.5 s"),
-        error(late(Phase::BetweenChunks), 504, Keep, "Ollama sent nothing more within 1.5 s"),
+        error(late(Phase::Connect), 504, Keep, "Ollama did not accept a connection within 1.5 s (connect_timeout)"),
+        error(late(Phase::Load), 504, Keep, "Ollama did not load the model within 1.5 s (load_timeout)"),
+        error(late(Phase::Whole), 504, Keep, "the request was not answered within 1.5 s (request_timeout)"),
+        error(late(Phase::FirstByte), 504, Keep, "Ollama did not begin to answer within 1.5 s (first_byte_timeout)"),
+        error(late(Phase::BetweenChunks), 504, Keep, "Ollama sent nothing more within 1.5 s (chunk_timeout)"),
         error(broken(Breakage::ClosedEarly), 502, Keep, "Ollama closed the connection before its answer was complete"),
         error(broken(Breakage::NotHttp), 502, Keep, "Ollama's answer was not HTTP"),
         error(broken(Breakage::NotJson), 502, Keep, "Ollama's answer was not the JSON that was due"),
@@ -138,11 +153,11 @@ fn every_refusal_in_every_dialect() {
 /// Adding a variant stops this from compiling: it needs a row above.
 #[test]
 fn no_variant_is_without_a_row() {
-    let mut seen = [false; 25];
+    let mut seen = [false; 28];
     for row in clients_faults().into_iter().chain(other_faults()) {
         seen[variant(&row.rejection)] = true;
     }
-    assert_eq!(seen, [true; 25]);
+    assert_eq!(seen, [true; 28]);
 }
 
 fn variant(rejection: &Rejection) -> usize {
@@ -173,6 +188,9 @@ fn variant(rejection: &Rejection) -> usize {
         R::BackendStatus { .. } => 22,
         R::Draining => 23,
         R::Internal => 24,
+        R::QueueFull { .. } => 25,
+        R::ClientQueueFull { .. } => 26,
+        R::QueueTimeout { .. } => 27,
     }
 }
 
@@ -202,6 +220,37 @@ fn retry_after_is_whole_seconds_and_the_articles_only_on_request() {
     assert_eq!(retry_after(2000, Dialect::Ollama, LimitHeaders::Off), says("2"));
     assert_eq!(retry_after(59_999, Dialect::Gate, LimitHeaders::Off), says("60"));
     assert_eq!(Rejection::Draining.answer(Dialect::Article).headers, says("1"));
+}
+
+#[test]
+fn retry_after_of_the_queue_is_within_its_bounds() {
+    use Rejection as R;
+    let refusals = |retry| {
+        let after = Duration::from_secs(60);
+        [R::QueueFull { retry }, R::ClientQueueFull { limit: 1, retry }, R::QueueTimeout { after, retry }]
+    };
+    for (millis, told) in [
+        (0, "1"),
+        (999, "1"),
+        (1000, "1"),
+        (1001, "2"),
+        (119_001, "120"),
+        (120_000, "120"),
+        (120_001, "120"),
+        (u64::MAX, "120"),
+    ] {
+        for refused in refusals(Duration::from_millis(millis)) {
+            let says = vec![("retry-after", told.to_owned())];
+            for dialect in [Dialect::Article, Dialect::Ollama, Dialect::Gate] {
+                let answer = refused.answer_with(dialect, LimitHeaders::On);
+                assert_eq!(answer.headers, says, "{refused:?}, {dialect:?}");
+            }
+            let silent = matches!(refused, R::ClientQueueFull { .. });
+            let articles = if silent { vec![] } else { says.clone() };
+            assert_eq!(refused.answer(Dialect::Article).headers, articles, "{refused:?}");
+            assert_eq!(refused.answer(Dialect::Ollama).headers, says, "{refused:?}");
+        }
+    }
 }
 
 #[test]

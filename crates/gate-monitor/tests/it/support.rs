@@ -21,7 +21,7 @@ use gate_zone::fleet::{Cell, Fleet};
 use gate_zone::{OwnRow, Place, Role, Zone};
 
 /// The longest wait for anything: many times what it takes on a busy machine.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Waits until `what` can be seen.
 pub(crate) fn wait_for<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {

@@ -15,7 +15,8 @@
 //!
 //! Who goes first is said by the start tag (start-time fair queueing, Goyal, Vin and Cheng 1996): a request's tag is the
 //! later of virtual time and its client's last finish tag, and the finish tag is one cost later. A client that asks more
-//! than the others gets tags that lie further and further ahead.
+//! than the others gets tags that lie further and further ahead. Who leaves unserved gives one cost back, else a client whose
+//! requests time out would pay for what it never got, and starve.
 //!
 //! Invariants: every step is one swap; an entry that is not EMPTY names its process; the number of waiters of all, and of
 //! one client, is never above its bound (two that come at the same moment for the last place may both be refused).
@@ -35,6 +36,9 @@ const KIND_MASK: u64 = 0xff;
 const BACKEND: u32 = 8;
 const SLOT: u32 = 16;
 const TICKET: u32 = 24;
+
+/// Beside its owner, an entry keeps what its client's finish tag was moved by.
+const PAID: u32 = 32;
 
 /// Virtual time is kept in so many bits beside a client's tag.
 const VIRTUAL_BITS: u32 = 44;
@@ -232,9 +236,10 @@ impl<'a, W: Word> Queue<'a, W> {
         self.mark(index);
         let number = update(&self.head[queue::TICKETS], |drawn| Some(drawn + 1)) & (u64::MAX >> TICKET);
         let store = |offset, value| self.word(index, offset).store(value);
-        store(entry::OWNER, arrival.holder.to_word());
+        let cost = arrival.cost.clamp(1, u64::from(u32::MAX));
+        store(entry::OWNER, cost << PAID | arrival.holder.to_word());
         store(entry::CLIENT, arrival.client);
-        store(entry::START, self.start_tag(arrival.client, arrival.cost));
+        store(entry::START, self.start_tag(arrival.client, cost));
         store(entry::WANT, arrival.want);
         store(entry::BACKENDS, arrival.backends);
         store(entry::SINCE, arrival.now_ms);
@@ -297,22 +302,32 @@ impl<'a, W: Word> Queue<'a, W> {
     }
 
     /// Takes the slot that one's own place was granted, for a request with this tag, and gives up the place. False if the
-    /// slot went another way, because the process that gave it has died: the place waits as before then.
+    /// slot went another way, because the process that gave it has died: the place waits as before then, and the caller
+    /// looks at the slots as after [`enter`](Self::enter), for whoever freed one meanwhile has not seen it wait.
     pub fn accept(self, ticket: Ticket, slot: &W, by: Holder, tag: u32) -> bool {
-        let mine = Slot::Held { by, tag }.to_word();
-        let state = self.word(usize::from(ticket.entry), entry::STATE);
+        let index = usize::from(ticket.entry);
+        let state = self.word(index, entry::STATE);
         let granted = state.load();
-        let seen = slot.load();
-        let offered = matches!(Slot::from_word(seen), Slot::Offered { entry, ticket: short, .. }
-            if entry == ticket.entry && short == slots::short_ticket(ticket.number));
-        if (!offered && seen != FREE) || slot.compare_exchange(seen, mine).is_err() {
-            // Only its owner changes a granted entry.
-            let _always = state.compare_exchange(granted, WAITING | ticket.number << TICKET);
+        if granted & KIND_MASK != GRANTED || granted >> TICKET != ticket.number {
             return false;
         }
-        let _always = state.compare_exchange(granted, CLAIMED | by.to_word() << BACKEND);
-        self.vacate(usize::from(ticket.entry));
-        true
+        let mine = Slot::Held { by, tag }.to_word();
+        let mut seen = slot.load();
+        while seen == FREE || is_offer_to(Slot::from_word(seen), ticket) {
+            match slot.compare_exchange(seen, mine) {
+                Ok(_) => {
+                    // Only its owner changes a granted entry.
+                    let _always = state.compare_exchange(granted, CLAIMED | by.to_word() << BACKEND);
+                    self.vacate(index);
+                    return true;
+                }
+                // Freed in this moment, by whoever settles the one that gave it; or gone.
+                Err(now) => seen = now,
+            }
+        }
+        let _always = state.compare_exchange(granted, WAITING | ticket.number << TICKET);
+        W::fence();
+        false
     }
 
     /// Gives up one's own place. Where a slot was granted in this very moment the place stays, and the caller has to
@@ -322,6 +337,7 @@ impl<'a, W: Word> Queue<'a, W> {
         let claimed = CLAIMED | by.to_word() << BACKEND;
         match self.word(index, entry::STATE).compare_exchange(WAITING | ticket.number << TICKET, claimed) {
             Ok(_) => {
+                self.give_back(index);
                 self.vacate(index);
                 None
             }
@@ -381,21 +397,29 @@ impl<'a, W: Word> Queue<'a, W> {
     fn start_tag(self, client: u64, cost: u64) -> u64 {
         let now = self.head[queue::VIRTUAL].load();
         let Some(set) = limiter::set_of(self.tags, client) else { return now };
-        // Tag 0 would read as an unused word.
-        let tag = (client & ((1 << (64 - VIRTUAL_BITS)) - 1)).max(1);
-        let mine = |word: u64| word >> VIRTUAL_BITS == tag;
         let is_over = |word: u64| word & VIRTUAL_MASK <= now;
         loop {
             let found = set.iter().map(|word| (word, word.load()));
-            let word =
-                found.clone().find(|(_, seen)| mine(*seen)).or_else(|| found.clone().find(|(_, seen)| is_over(*seen)));
+            let own = found.clone().find(|(_, seen)| is_tag_of(client, *seen));
+            let word = own.or_else(|| found.clone().find(|(_, seen)| is_over(*seen)));
             // Eight clients of one set wait, and theirs count: this one begins anew.
             let Some((word, seen)) = word else { return now };
-            let start = if mine(seen) { now.max(seen & VIRTUAL_MASK) } else { now };
-            let finish = (start + cost.max(1)) & VIRTUAL_MASK;
-            if word.compare_exchange(seen, tag << VIRTUAL_BITS | finish).is_ok() {
+            let start = if is_tag_of(client, seen) { now.max(seen & VIRTUAL_MASK) } else { now };
+            let finish = (start + cost) & VIRTUAL_MASK;
+            if word.compare_exchange(seen, tag_of(client) << VIRTUAL_BITS | finish).is_ok() {
                 return start;
             }
+        }
+    }
+
+    /// Gives back what the request in an entry that is CLAIMED by the caller has paid: it is not served.
+    fn give_back(self, index: usize) {
+        let (client, paid) = (self.word(index, entry::CLIENT).load(), self.word(index, entry::OWNER).load() >> PAID);
+        for word in limiter::set_of(self.tags, client).into_iter().flatten() {
+            update(word, |seen| {
+                let finish = seen & VIRTUAL_MASK;
+                (is_tag_of(client, seen) && finish != 0).then(|| seen - paid.min(finish))
+            });
         }
     }
 
@@ -414,23 +438,16 @@ impl<'a, W: Word> Queue<'a, W> {
     /// and had not taken; how many places.
     pub fn settle(self, is_gone: impl Fn(Holder) -> bool, own: Holder, mut freed: impl FnMut(Ticket, Grant)) -> usize {
         let mut places = 0;
+        let claimed = CLAIMED | own.to_word() << BACKEND;
         for index in 0..self.room() {
-            let state = self.word(index, entry::STATE);
-            let seen = state.load();
-            let owner = match seen & KIND_MASK {
-                EMPTY => continue,
-                CLAIMED => Holder::from_word(seen >> BACKEND),
-                _ => Holder::from_word(self.word(index, entry::OWNER).load()),
-            };
-            if !is_gone(owner) || state.compare_exchange(seen, CLAIMED | own.to_word() << BACKEND).is_err() {
-                continue;
-            }
-            if seen & KIND_MASK == GRANTED {
-                let ticket = Ticket { entry: index as u16, number: seen >> TICKET };
-                freed(
-                    ticket,
-                    Grant { backend: (seen >> BACKEND & 0xff) as usize, slot: (seen >> SLOT & 0xff) as usize },
-                );
+            let Some(seen) = self.claim_of(index, claimed, &is_gone) else { continue };
+            match seen & KIND_MASK {
+                WAITING => self.give_back(index),
+                GRANTED => {
+                    let (backend, slot) = ((seen >> BACKEND & 0xff) as usize, (seen >> SLOT & 0xff) as usize);
+                    freed(Ticket { entry: index as u16, number: seen >> TICKET }, Grant { backend, slot });
+                }
+                _ => {}
             }
             self.vacate(index);
             places += 1;
@@ -438,7 +455,29 @@ impl<'a, W: Word> Queue<'a, W> {
         places
     }
 
-    /// Whether an offered slot still has a waiter that can take it.
+    /// Claims an entry whose process is gone; what its state was.
+    fn claim_of(self, index: usize, claimed: u64, is_gone: impl Fn(Holder) -> bool) -> Option<u64> {
+        let state = self.word(index, entry::STATE);
+        let mut seen = state.load();
+        loop {
+            let owner = match seen & KIND_MASK {
+                EMPTY => return None,
+                CLAIMED => Holder::from_word(seen >> BACKEND),
+                _ => Holder::from_word(self.word(index, entry::OWNER).load()),
+            };
+            if !is_gone(owner) {
+                return None;
+            }
+            match state.compare_exchange(seen, claimed) {
+                Ok(_) => return Some(seen),
+                // Somebody who did not know has granted it a slot.
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Whether an offered slot has a waiter that can take it. Tickets are told apart by 22 bits here: of 4 million that are
+    /// lost, one may be taken for another's.
     pub fn is_promised(self, slot: Slot) -> bool {
         let Slot::Offered { entry, ticket, .. } = slot else { return false };
         let index = usize::from(entry);
@@ -447,6 +486,15 @@ impl<'a, W: Word> Queue<'a, W> {
             state & KIND_MASK == GRANTED && slots::short_ticket(state >> TICKET) == ticket
         }
     }
+}
+
+/// What tells a client's finish tag from others of its set. 0 would read as an unused word.
+fn tag_of(client: u64) -> u64 {
+    (client & ((1 << (64 - VIRTUAL_BITS)) - 1)).max(1)
+}
+
+fn is_tag_of(client: u64, word: u64) -> bool {
+    word >> VIRTUAL_BITS == tag_of(client)
 }
 
 /// Whether a slot is on offer to this ticket.

@@ -60,11 +60,12 @@ pub fn holds<W: Word>(residents: &[W], wanted: Instance) -> bool {
 /// Notes that this instance has just answered. One more than there is room for is not noted.
 pub fn note<W: Word>(residents: &[W], seen: Instance, now_s: u64) {
     let new = seen.resident(now_s as u16);
-    let mine = |word: u64| (word >> NAME) as u32 == seen.name;
     for word in residents {
         let held = word.load();
-        // Seconds are fine enough: most answers find the word as they would write it.
-        if held == new || (mine(held) && word.compare_exchange(held, new).is_ok()) {
+        if (held >> NAME) as u32 == seen.name {
+            // Seconds are fine enough: most answers find the word as they would write it. And who was quicker has noted the
+            // same; to look for another place would note the model twice.
+            let _quicker = held == new || word.compare_exchange(held, new).is_ok();
             return;
         }
     }
@@ -89,8 +90,14 @@ pub fn forget<W: Word>(residents: &[W], name: u32) {
 /// Brings the words to what the backend listed when it was asked at `asked_s`. Gives for each listed name the place where
 /// it stands, if there was room.
 pub fn follow<W: Word>(residents: &[W], listed: &[u32], asked_s: u64) -> Vec<Option<usize>> {
-    for word in residents {
+    for (place, word) in residents.iter().enumerate() {
         let held = word.load();
+        let is_name = |other: &W| other.load() >> NAME == held >> NAME;
+        // Two that noted it at once, as the first, have noted it twice.
+        if held != 0 && residents[..place].iter().any(is_name) {
+            let _newer = word.compare_exchange(held, 0);
+            continue;
+        }
         let is_listed = listed.contains(&((held >> NAME) as u32));
         // A worker that saw it answer in the same second may have seen it after the list was made.
         let is_older = (asked_s as u16).wrapping_sub(held as u16).wrapping_sub(1) < STAMP_HALF;
@@ -145,6 +152,38 @@ mod tests {
             assert_eq!(follow(&words, &[], start + 9), []);
             assert_eq!(all(&words).count(), 0);
         }
+    }
+
+    /// A word that another process has changed whenever it is swapped.
+    struct Contended(AtomicU64);
+
+    impl Word for Contended {
+        fn load(&self) -> u64 {
+            Word::load(&self.0)
+        }
+        fn compare_exchange(&self, seen: u64, new: u64) -> Result<u64, u64> {
+            if seen == 0 { Word::compare_exchange(&self.0, seen, new) } else { Err(seen + 1) }
+        }
+        fn store(&self, new: u64) {
+            Word::store(&self.0, new);
+        }
+        fn fence() {}
+    }
+
+    #[test]
+    fn who_loses_against_another_note_of_the_model_adds_none() {
+        let words: [_; 2] = std::array::from_fn(|_| Contended(AtomicU64::new(0)));
+        note(&words, plain(1), 10);
+        note(&words, plain(1), 11);
+        assert_eq!(all(&words).count(), 1);
+    }
+
+    #[test]
+    fn a_model_that_was_noted_twice_is_noted_once_after_the_next_list() {
+        let noted = |options| AtomicU64::new(Instance { name: 1, options }.resident(10));
+        let words = [noted(9), noted(0), AtomicU64::new(plain(2).resident(10))];
+        assert_eq!(follow(&words, &[1, 2], 10), [Some(0), Some(2)]);
+        assert_eq!(all(&words).collect::<Vec<_>>(), [Instance { name: 1, options: 9 }, plain(2)]);
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn what_the_dead_held_is_freed() {
     let cell = fleet.claim(1, &[]).unwrap();
     let row = board.set_aside(7).unwrap();
     let _own = OwnRow::claim(board.row(row), Place { role: Role::Worker, slot: 0 }, 1, 0);
-    let (alive, dead) = (Holder::new(row, gate_sys::process::own_pid()), Holder::new(9, 77));
+    let (alive, dead) = (Holder::new(row, process::own_pid()), Holder::new(9, 77));
     for holder in [alive, dead, dead] {
         slots::take(cell.slots(4), 0, holder, 5).unwrap();
     }
@@ -89,7 +89,107 @@ fn what_the_dead_held_is_freed() {
     assert_eq!((cell.in_flight(), queue.waiters().count()), (0, 1));
     assert_eq!(queue.waiters().next().unwrap().ticket, second);
     assert_eq!(fleet.settle_strays(board), (0, 0));
-    board.settle(row, 7, gate_sys::process::own_pid());
+    board.settle(row, 7, process::own_pid());
     assert_eq!(fleet.settle_strays(board), (0, 1));
     assert!(queue.is_empty());
+}
+
+#[test]
+fn what_a_master_is_about_to_finish_is_left_to_it() {
+    let (_memory, zone) = Zone::create(NonZeroUsize::new(64).unwrap(), [1, 2]).unwrap();
+    let (fleet, board) = (zone.fleet(), zone.scoreboard());
+    let state = &fleet.range(layout::ENTRIES, layout::entry::WORDS)[layout::entry::STATE];
+    // Pid 1 is always there; no process has the highest pid of all for long.
+    let gone = (1..(1 << 22)).rev().find(|pid| process::is_gone(*pid, 0)).unwrap();
+    for (master, freed) in [(1, 0), (gone, 1), (process::own_pid(), 1)] {
+        let claimed = 1 | Holder::new(layout::SETTLED_ROW, master).to_word() << 8;
+        state.store(claimed, SEQ);
+        assert_eq!(fleet.settle_strays(board), (0, freed), "{master}");
+        assert_eq!(state.swap(0, SEQ), if freed == 0 { claimed } else { 0 });
+    }
+}
+
+#[test]
+fn an_offer_without_a_waiter_is_freed_though_its_giver_lives() {
+    let (_memory, zone) = Zone::create(NonZeroUsize::new(64).unwrap(), [1, 2]).unwrap();
+    let (fleet, board) = (zone.fleet(), zone.scoreboard());
+    let cell = fleet.claim(1, &[]).unwrap();
+    let row = board.set_aside(7).unwrap();
+    let _own = OwnRow::claim(board.row(row), Place { role: Role::Worker, slot: 0 }, 1, 0);
+    let me = Holder::new(row, process::own_pid());
+    let bounds = Bounds { all: 8, per_client: 8 };
+    let arrival = Arrival { holder: me, client: 1, want: 1, backends: 1, cost: COST, now_ms: 1 };
+    let (queue, slot) = (fleet.queue(), &cell.slots(1)[0]);
+    let ticket = queue.enter(&arrival, bounds).unwrap();
+    slots::take(cell.slots(1), 0, me, 5).unwrap();
+    queue.pass_on(slot, (Word::load(slot), 0, 0), || queue.waiters().next());
+    assert_eq!(fleet.settle_strays(board), (0, 0), "it is promised");
+    assert!(queue.accept(ticket, slot, me, 5));
+    assert_eq!(fleet.settle_strays(board), (0, 0), "it is held");
+    slot.store(Slot::Offered { by: me, entry: 0, ticket: 0 }.to_word(), SEQ);
+    assert_eq!(fleet.settle_strays(board), (1, 0));
+    assert_eq!(cell.in_flight(), 0);
+}
+
+#[test]
+fn free_cells_are_given_first_and_addresses_that_are_gone_next() {
+    let fleet = fleet();
+    let address = |last: usize| SocketAddr::from(([10, 0, 0, last as u8], 80));
+    for index in 0..BACKENDS {
+        let cell = fleet.claim_found(index as u64 + 100, 3, address(index), &[]).unwrap();
+        assert_eq!(cell.index(), index, "unwanted as the others are, a free one is better");
+    }
+    assert_eq!(fleet.claim(7, &[3]).unwrap_err(), NoCell);
+    fleet.cell(9).tell_address(3, None);
+    assert_eq!(fleet.claim_found(109, 3, address(9), &[3]).unwrap().index(), 9, "it came back");
+    fleet.cell(9).tell_address(3, None);
+    assert_eq!(fleet.claim(7, &[3]).unwrap().index(), 9);
+    assert_eq!(fleet.found(3).count(), BACKENDS - 1);
+}
+
+#[test]
+fn a_cell_in_the_hands_of_the_dead_is_free_and_of_the_living_is_not() {
+    let fleet = fleet();
+    let gone = (1..(1 << 22)).rev().find(|pid| process::is_gone(*pid, 0)).unwrap();
+    fleet.cell(0).word(backend::KEY).store(EMPTYING | 1, SEQ);
+    fleet.cell(1).word(backend::KEY).store(EMPTYING | u64::from(gone), SEQ);
+    fleet.cell(1).tell_probe(Probe::Healthy);
+    assert_eq!((fleet.cells().count(), fleet.cell(0).key()), (0, 0));
+    let cell = fleet.claim(5, &[]).unwrap();
+    assert_eq!((cell.index(), cell.probe()), (1, Probe::Unknown));
+}
+
+#[test]
+fn who_takes_a_slot_of_a_cell_that_was_given_anew_has_none() {
+    let cell = fleet().claim(5, &[]).unwrap();
+    let by = Holder::new(1, 7);
+    assert_eq!(cell.take(5, 2, by, 0), Some(1));
+    assert_eq!((cell.take(6, 2, by, 0), cell.in_flight()), (None, 1));
+    assert_eq!((cell.take(5, 2, by, 0), cell.take(5, 2, by, 0)), (Some(0), None));
+}
+
+/// Many claim at once; cells are few enough to be taken from each other.
+#[test]
+fn those_that_claim_at_once_get_one_cell_for_one_key() {
+    let rounds = 100;
+    let (fleet, start) = (fleet(), std::sync::Barrier::new(4));
+    (0..BACKENDS as u64 - 3).for_each(|key| assert!(fleet.claim(1000 + key, &[]).is_ok()));
+    // Faults are counted, for a thread that panics would leave the others at the barrier.
+    let claims = || {
+        let mut faults = 0;
+        for keys in (1..=rounds).map(|round| [2 * round, 2 * round + 1]) {
+            start.wait();
+            faults += keys.into_iter().filter(|key| fleet.claim(*key, &keys).is_err()).count();
+            start.wait();
+            let cells = |key| fleet.cells().filter(|cell| cell.key() == key).count();
+            faults += keys.into_iter().filter(|key| cells(*key) != 1).count();
+            start.wait();
+        }
+        faults
+    };
+    let faults: usize = std::thread::scope(|scope| {
+        let all = [(); 4].map(|()| scope.spawn(claims));
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    assert_eq!(faults, 0);
 }

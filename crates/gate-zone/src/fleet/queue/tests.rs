@@ -77,6 +77,29 @@ fn weights_give_shares() {
     assert!((95..=105).contains(&served[0]), "{served:?}");
 }
 
+/// One whose requests are given up as often as they are served, first come first, beside one that always waits to the end.
+#[test]
+fn who_leaves_unserved_is_not_charged() {
+    let bench = Bench::new(64, 1);
+    let mut served = [0_u32; 2];
+    let mut waiting = std::collections::VecDeque::new();
+    bench.enter(ME, 2, COST).unwrap();
+    for _ in 0..100 {
+        while let Ok(ticket) = bench.enter(ME, 1, COST) {
+            waiting.push_back(ticket);
+        }
+        let client = bench.serve().unwrap();
+        served[client as usize - 1] += 1;
+        if client == 2 {
+            bench.enter(ME, 2, COST).unwrap();
+        }
+        let is_there = |ticket: &Ticket| bench.queue().waiters().any(|waiter| waiter.ticket == *ticket);
+        waiting.retain(is_there);
+        assert_eq!(bench.queue().leave(waiting.pop_front().unwrap(), ME), None);
+    }
+    assert!(served[0].abs_diff(served[1]) <= 2, "{served:?}");
+}
+
 #[test]
 fn bounds_hold_and_leave_nothing_behind() {
     let bench = Bench::new(64, 1);
