@@ -58,6 +58,8 @@ pub(crate) struct Observer {
     listed: Said,
     /// Hashes of models in memory that are known not to be listed.
     unlisted: Vec<u32>,
+    /// Hashes of the models that were in memory when it was last asked.
+    resident: Vec<u32>,
 }
 
 /// What was last said of a list.
@@ -70,7 +72,15 @@ enum Said {
 impl Observer {
     pub(crate) fn new(subject: Subject, cells: Cells) -> Self {
         let agenda = Agenda::new(Instant::now(), Spread::new(subject.key));
-        Self { subject, cells, agenda, in_memory: Said::Nothing, listed: Said::Nothing, unlisted: Vec::new() }
+        Self {
+            subject,
+            cells,
+            agenda,
+            in_memory: Said::Nothing,
+            listed: Said::Nothing,
+            unlisted: Vec::new(),
+            resident: Vec::new(),
+        }
     }
 
     /// Asks for ever, after this pause.
@@ -159,6 +169,10 @@ impl Observer {
         let hashes = self.hashes(&forms);
         let listed: Vec<(u32, &str)> = hashes.iter().copied().zip(forms.iter().map(String::as_str)).collect();
         cell.tell_in_memory(&listed, asked_s);
+        if is_eviction(&self.resident, &hashes) {
+            cell.tell_evicted();
+        }
+        self.resident.clone_from(&hashes);
         self.unlisted.retain(|name| hashes.contains(name));
         let new = |name: &u32| cell.lists(*name) == Listed::No && !self.unlisted.contains(name);
         let new: Vec<u32> = hashes.iter().copied().filter(new).collect();
@@ -209,6 +223,12 @@ impl Observer {
     }
 }
 
+/// Whether a model has left memory while another came: there was no room for both. That one's time was over at that very
+/// moment is rare, and costs no more than some caution.
+fn is_eviction(before: &[u32], now: &[u32]) -> bool {
+    before.iter().any(|name| !now.contains(name)) && now.iter().any(|name| !before.contains(name))
+}
+
 /// Whether somebody has noted that the backend of this cell loads a model.
 fn loading<W: Word>(table: &[W], cell: usize, now_s: u64) -> Loading {
     let mut tags = table.iter().map(Word::load).filter(|word| *word != 0).map(|word| (word >> LOAD_TAG) as u32);
@@ -239,6 +259,21 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
+
+    #[test]
+    fn a_model_that_leaves_while_another_comes_was_put_out() {
+        let cases: [(&[u32], &[u32], bool); 6] = [
+            (&[1], &[2], true),
+            (&[1, 2], &[2, 3], true),
+            (&[1], &[1, 2], false),
+            (&[1, 2], &[1], false),
+            (&[], &[1], false),
+            (&[1], &[], false),
+        ];
+        for (before, now, evicted) in cases {
+            assert_eq!(is_eviction(before, now), evicted, "{before:?} {now:?}");
+        }
+    }
 
     #[test]
     fn only_the_backend_that_loads_is_asked_more_often() {

@@ -358,6 +358,11 @@ impl Cell {
         self.word(backend::PROBE).store(probe.to_word(), SEQ);
     }
 
+    /// What its breaker says at `now_ms` of `CLOCK_MONOTONIC`.
+    pub fn breaker_state(self, now_ms: u64) -> breaker::State {
+        breaker::state(self.load(backend::BREAKER), now_ms)
+    }
+
     /// Its breaker.
     pub fn breaker(self) -> &'static AtomicU64 {
         self.word(backend::BREAKER)
@@ -422,6 +427,17 @@ impl Cell {
     /// The most models that were ever in memory together.
     pub fn room(self) -> usize {
         self.load(backend::ROOM) as usize
+    }
+
+    /// Whether another model fits beside those in memory, as far as is known: before one has been seen to leave for
+    /// another, any may; afterwards, as many as were ever seen together.
+    pub fn has_room(self) -> bool {
+        self.load(backend::EVICTED) == 0 || self.in_memory().count() < self.room().max(1)
+    }
+
+    /// Tells that a model has left memory for another. Monitor only.
+    pub fn tell_evicted(self) {
+        self.word(backend::EVICTED).store(1, SEQ);
     }
 
     fn name_words(self, place: usize) -> &'static [AtomicU64] {
