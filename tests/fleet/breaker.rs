@@ -193,8 +193,7 @@ fn what_is_the_clients_own_doing_never_counts() {
 #[test]
 fn a_stream_that_breaks_off_counts() {
     for fault in ["reset:chunks:1", "close:mid-chunk:1", "cut:1", "stall:chunks:1"] {
-        let (_first, _second, yard) =
-            two("breaker_failures = 1\nbreaker_time = \"1h\"\nchunk_timeout = \"300ms\"");
+        let (_first, _second, yard) = two("breaker_failures = 1\nbreaker_time = \"1h\"\nchunk_timeout = \"300ms\"");
         let answer = yard.ask(&stream(OWN[0], &format!("@sim:{fault} one two three")));
         assert_eq!(answer.status, 200);
         assert!(answer.lines().last().unwrap()["error"].is_string(), "{}", answer.text());
