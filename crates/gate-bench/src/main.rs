@@ -9,6 +9,7 @@ mod bars;
 mod build;
 mod chunks;
 mod complaint;
+mod fleet;
 mod folder;
 mod interrupt;
 mod options;
@@ -58,6 +59,10 @@ fn run(command: Command) -> Result<(), Complaint> {
         Command::Supervise(options) => {
             interrupt::watch()?;
             supervise::run(&options)?;
+        }
+        Command::Fleet(options) => {
+            interrupt::watch()?;
+            fleet::run(&options)?;
         }
         Command::ChunkSource { port } => chunks::source::serve(port)?,
         Command::ChunkSink { port, waves } => println!("{}", chunks::sink::read_waves(port, waves)?),

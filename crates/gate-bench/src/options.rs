@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::complaint::Complaint;
+use crate::fleet;
 use crate::peer::Kind;
 use crate::supervise;
 
@@ -13,11 +14,14 @@ Measures ollama-gate beside nginx and beside the FastAPI stack, on this machine.
 
 Usage: gate-bench compare|peers [OPTIONS]
        gate-bench supervise [OPTIONS]
+       gate-bench fleet [OPTIONS]
 
   compare                 run everything, print Markdown tables and whether each bar is met
   peers                   say which servers could be compared, start none
   supervise               reload, kill and break servers under load, count what is lost; a server that is not
                           installed takes no part
+  fleet                   what the gate must reach in front of several backends; nginx and wrk only where they are
+                          compared with
 
   --rounds N              interleaved rounds of each part (5)
   --seconds N             length of a measurement (5)
@@ -35,13 +39,19 @@ Options of supervise:
   --gate FILE             the gate's binary (built by cargo build --release)
   --python FILE           the Python that has gunicorn and uvicorn (python3)
 
+Options of fleet:
+  --rounds N              interleaved rounds beside nginx (5)
+  --seconds N             length of each (5)
+  --only NAME,NAME        of lease, rate, fairness, kills, cancel, swaps (all)
+  --gate FILE             the gate's binary (built by cargo build --release)
+
 The FastAPI stack reads its backend from OLLAMA_HOST and its limit from PEER_LIMIT.
 ";
 
 /// Rounds: more only makes a run longer than anyone waits.
-const ROUNDS_MAX: u32 = 100;
+pub(crate) const ROUNDS_MAX: u32 = 100;
 /// Seconds of one measurement; the access log of one stays well below 1 GB.
-const SECONDS_MAX: u32 = 60;
+pub(crate) const SECONDS_MAX: u32 = 60;
 /// Connections: half of what the upstream's worker may hold open, as each needs another one behind it.
 const CONNECTIONS_MAX: u32 = 500;
 /// Where the FastAPI stack is, unless a flag says so.
@@ -54,6 +64,7 @@ pub(crate) enum Command {
     Peers(Options),
     Compare(Options),
     Supervise(supervise::Options),
+    Fleet(fleet::Options),
     /// The server of the stream part, in a process of its own.
     ChunkSource {
         port: u16,
@@ -136,6 +147,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
         Some("compare") => options(arguments, Command::Compare),
         Some("peers") => options(arguments, Command::Peers),
         Some("supervise") => Ok(supervise::options::parse(arguments)?.map_or(Command::Help, Command::Supervise)),
+        Some("fleet") => Ok(fleet::options::parse(arguments)?.map_or(Command::Help, Command::Fleet)),
         Some("chunk-source") => Ok(Command::ChunkSource { port: number("port", arguments.next(), 1..=u16::MAX)? }),
         Some("chunk-sink") => Ok(Command::ChunkSink {
             port: number("port", arguments.next(), 1..=u16::MAX)?,
@@ -143,7 +155,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
         }),
         Some("--help" | "-h") => Ok(Command::Help),
         Some(other) => Err(usage(format!("{other} is no command"))),
-        None => Err(usage("compare, peers or supervise is wanted")),
+        None => Err(usage("compare, peers, supervise or fleet is wanted")),
     }
 }
 
@@ -227,7 +239,7 @@ mod tests {
     #[test]
     fn bad_usage_is_named() {
         for (line, part) in [
-            ("", "compare, peers or supervise is wanted"),
+            ("", "compare, peers, supervise or fleet is wanted"),
             ("run", "run is no command"),
             ("compare --speed", "--speed is no option"),
             ("compare --rounds", "--rounds needs a value"),

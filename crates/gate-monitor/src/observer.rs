@@ -12,7 +12,6 @@ use gate_api::native::listed_as;
 use gate_upstream::{Backend, Unread};
 use gate_zone::fleet::inventory::Listed;
 use gate_zone::fleet::{Cell, loads};
-use gate_zone::word::Word;
 use gate_zone::{Probe, clock};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -26,9 +25,6 @@ pub(crate) const PROBE_MAX: Duration = Duration::from_secs(5);
 /// Models in memory that the backend was asked about once and does not list: removed ones stay loaded for a while. No
 /// machine holds more at once than a cell remembers.
 const UNLISTED_MAX: usize = 16;
-
-/// Where the word of a load has the tag by which it is found.
-const LOAD_TAG: u32 = 32;
 
 /// Whose a cell is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +156,8 @@ impl Observer {
                 Answer::NotNow
             }
         };
-        let loading = loading(self.cells.fleet().loads(), cell.index(), clock::monotonic_ms() / 1000);
+        let is_loading = loads::at(self.cells.fleet().loads(), cell.index()).next().is_some();
+        let loading = if is_loading { Loading::Yes } else { Loading::No };
         self.agenda.asked_in_memory(Instant::now(), answer, loading);
     }
 
@@ -229,13 +226,6 @@ fn is_eviction(before: &[u32], now: &[u32]) -> bool {
     before.iter().any(|name| !now.contains(name)) && now.iter().any(|name| !before.contains(name))
 }
 
-/// Whether somebody has noted that the backend of this cell loads a model.
-fn loading<W: Word>(table: &[W], cell: usize, now_s: u64) -> Loading {
-    let mut tags = table.iter().map(Word::load).filter(|word| *word != 0).map(|word| (word >> LOAD_TAG) as u32);
-    let here = |tag| loads::of(table, tag, now_s).is_some_and(|load| load.backend == cell);
-    if tags.any(here) { Loading::Yes } else { Loading::No }
-}
-
 /// Whether the cell says just that already. What does not change is not written: so two monitors of a reload, which read
 /// the same lists, do not write over each other.
 fn is_told(cell: Cell, hashes: &[u32]) -> bool {
@@ -256,8 +246,6 @@ fn log_probe(label: &str, seen: Probe) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
 
     #[test]
@@ -273,17 +261,5 @@ mod tests {
         for (before, now, evicted) in cases {
             assert_eq!(is_eviction(before, now), evicted, "{before:?} {now:?}");
         }
-    }
-
-    #[test]
-    fn only_the_backend_that_loads_is_asked_more_often() {
-        let table: [AtomicU64; 8] = Default::default();
-        assert_eq!(loading(&table, 3, 100), Loading::No);
-        loads::begin(&table, (0xdead_beef, 3), None, 100);
-        loads::begin(&table, (2, 4), None, 100);
-        let asked = [3, 4, 5].map(|cell| loading(&table, cell, 101));
-        assert_eq!(asked, [Loading::Yes, Loading::Yes, Loading::No]);
-        loads::end(&table, 0xdead_beef, 3);
-        assert_eq!(loading(&table, 3, 101), Loading::No);
     }
 }

@@ -17,7 +17,7 @@ const COMPARED_MAX: usize = 8;
 const LOAD_GUESS_MS: u64 = 2_000;
 
 /// One backend, seen with one request's eyes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Its cell.
     pub index: usize,
@@ -160,19 +160,32 @@ pub fn choose(candidates: &[(Facts, Fit)], conversation: u64, random: u64) -> Op
     let crowd = |facts: &Facts| if best.is_load() { facts.in_memory } else { 0 };
     let least = candidates.iter().filter(|(_, fit)| *fit == best).map(|(facts, _)| crowd(facts)).min()?;
     let good = || candidates.iter().filter(|(facts, fit)| *fit == best && crowd(facts) == least);
-    let count = good().count();
-    let better = |a: &Facts, b: &Facts| {
-        a.compare_load(b).then_with(|| affinity(b, conversation, random).cmp(&affinity(a, conversation, random)))
-    };
-    let chosen = if count > COMPARED_MAX {
+    let chosen = compared(good().count(), random).filter_map(|place| good().nth(place));
+    least_loaded(chosen.map(|(facts, fit)| (*facts, *fit)), conversation, random)
+}
+
+/// Which of so many equally good candidates are compared, by their places: all of a few, two of many.
+pub(crate) fn compared(count: usize, random: u64) -> impl Iterator<Item = usize> {
+    let (all, two) = if count > COMPARED_MAX {
         let first = random as usize % count;
         // Any other one, each as likely.
         let second = (first + 1 + (random >> 32) as usize % (count - 1)) % count;
-        [first, second].into_iter().filter_map(|place| good().nth(place)).min_by(|(a, _), (b, _)| better(a, b))
+        (0, Some([first, second]))
     } else {
-        good().min_by(|(a, _), (b, _)| better(a, b))
+        (count, None)
     };
-    chosen.copied()
+    (0..all).chain(two.into_iter().flatten())
+}
+
+/// The one of equally good candidates that has the least to do for its size; among equals, the conversation's own.
+pub(crate) fn least_loaded<T>(
+    candidates: impl Iterator<Item = (Facts, T)>,
+    conversation: u64,
+    random: u64,
+) -> Option<(Facts, T)> {
+    candidates.min_by(|(a, _), (b, _)| {
+        a.compare_load(b).then_with(|| affinity(b, conversation, random).cmp(&affinity(a, conversation, random)))
+    })
 }
 
 /// Rendezvous hashing: each conversation ranks the backends in its own order, which stays when others come and go.
@@ -184,3 +197,6 @@ fn affinity(facts: &Facts, conversation: u64, random: u64) -> u64 {
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use gate_zone::{OwnRow, Probe};
 use tokio::sync::Notify;
 
 use crate::backend::Timeouts;
-use crate::fit::{Anywhere, Facts, Fit, Turn, Waited, choose};
+use crate::fit::{Anywhere, Facts, Fit, Turn, Waited, choose, compared, least_loaded};
 use crate::lease::{Lease, Queued, Way, Why};
 use crate::member::{Maker, Member, Spec};
 use crate::turnstile::Place;
@@ -151,45 +151,57 @@ impl Fleet {
     /// # Errors
     /// No backend is known or allowed to serve the model; the queue is full, or its deadline has passed.
     pub async fn turn(self: &Rc<Self>, want: &Want) -> Result<Lease, Rejection> {
-        let came = Instant::now();
         let members = self.members();
         let mask = self.eligible(&members, want)?;
-        if self.queue().is_empty()
-            && let Some(lease) = self.at_once(&members, want, mask)
+        if !self.is_contested(mask)
+            && let Some(lease) = self.of_holders(&members, want, mask).or_else(|| self.at_once(&members, want, mask))
         {
             return Ok(lease);
         }
         // In a box: whoever need not wait should not carry the room for it.
-        Box::pin(self.wait(want, mask, came)).await
+        Box::pin(self.wait(want, mask, Instant::now())).await
+    }
+
+    /// Whether somebody waits for one of these backends. Those that wait for others only are in nobody's way.
+    fn is_contested(&self, mask: u64) -> bool {
+        let queue = self.queue();
+        !queue.is_empty() && queue.waiters().any(|waiter| waiter.backends & mask != 0)
     }
 
     /// The backends that may serve a request, a bit each; never none.
     pub(crate) fn eligible(&self, members: &[Rc<Member>], want: &Want) -> Result<u64, Rejection> {
-        let bits = |is_good: &dyn Fn(&Member) -> bool| {
-            members.iter().filter(|member| is_good(member)).fold(0, |mask, member| mask | member.cell.bit())
-        };
         if members.is_empty() {
             return Err(self.nobody());
         }
         let name = want.instance.name;
-        let allowed = bits(&|member| member.allows(name));
+        let (mut allowed, mut well) = (0, 0);
+        for member in members.iter().filter(|member| member.allows(name)) {
+            allowed |= member.cell.bit();
+            well |= if is_well(member) { member.cell.bit() } else { 0 };
+        }
         if allowed == 0 {
             return Err(Rejection::ModelNotFound { model: want.model.to_string() });
         }
-        let mask = healthy(members, or(allowed & !want.tried, allowed));
-        let listed = |wanted: Listed| bits(&|member| mask & member.cell.bit() != 0 && member.lists(name) == wanted);
+        let untried = or(allowed & !want.tried, allowed);
+        let mask = or(untried & well, untried);
         // One that has not been asked may have it. Where nobody lists it, the backend says so in its own words.
-        let (lists, unknown) = (listed(Listed::Yes), listed(Listed::Unknown));
+        let (mut lists, mut unknown) = (0, 0);
+        for member in members.iter().filter(|member| mask & member.cell.bit() != 0) {
+            match member.lists(name) {
+                Listed::Yes => lists |= member.cell.bit(),
+                Listed::Unknown => unknown |= member.cell.bit(),
+                Listed::No => {}
+            }
+        }
         Ok(if lists == 0 { or(unknown, mask) } else { lists })
     }
 
-    /// The facts about the backends of a mask, and where the model is among them. `Facts::in_flight` is counted only
-    /// where there is something to compare.
+    /// The facts about the backends of a mask, and where the model is among them.
     fn facts(&self, members: &[Rc<Member>], instance: Instance, mask: u64) -> (Vec<(Rc<Member>, Facts)>, Anywhere) {
         let facts: Vec<_> = members
             .iter()
             .filter(|member| mask & member.cell.bit() != 0)
-            .map(|member| (Rc::clone(member), facts_of(member, instance)))
+            .map(|member| (Rc::clone(member), facts_of(self.cells, member, instance)))
             .collect();
         let anywhere = if facts.iter().any(|(_, facts)| facts.holds) {
             Anywhere::InMemory
@@ -213,6 +225,35 @@ impl Fleet {
         let (tag, now) = (instance.tag(), now_s());
         let over = loads::of(self.cells.loads(), tag, now);
         loads::begin(self.cells.loads(), (tag, backend), over, now).map_or(backend, |load| load.backend)
+    }
+
+    /// A slot of a backend that has the model in memory: what most requests get, and what [`at_once`](Self::at_once)
+    /// would choose, found without a look at all that only loads depend on.
+    fn of_holders(self: &Rc<Self>, members: &[Rc<Member>], want: &Want, mask: u64) -> Option<Lease> {
+        // By their places among the members; there are no more of them than cells, each of which has a bit.
+        let holds = |member: &Member| mask & member.cell.bit() != 0 && member.cell.holds(want.instance);
+        let places = members.iter().enumerate().filter(|(_, member)| holds(member));
+        let mut left: u64 = places.fold(0, |all, (place, _)| all | 1 << place);
+        let mut open = mask;
+        while left != 0 {
+            let random = self.draw();
+            let places = compared(left.count_ones() as usize, random).map(|rank| nth(left, rank));
+            let (_, place) =
+                least_loaded(places.map(|place| (load_of(&members[place]), place)), want.conversation, random)?;
+            let member = &members[place];
+            let way = if open.is_power_of_two() { Way::Only } else { Way::Best };
+            left &= !(1 << place);
+            open &= !member.cell.bit();
+            let Some(tried) = self.admits(member, mask) else { continue };
+            let start = self.draw() as usize;
+            let tag = want.instance.tag();
+            if let Some(slot) = slots::take(member.cell.slots(member.slots), start, self.holder, tag) {
+                let way = if tried == Breaker::Trial { Way::Trial } else { way };
+                let why = Why { fit: Fit::Loaded, way };
+                return Some(Lease::new(self, Rc::clone(member), (slot, want.instance), why, Queued::default()));
+            }
+        }
+        None
     }
 
     /// A slot that nobody waits for.
@@ -245,6 +286,10 @@ impl Fleet {
                 let why = Why { fit, way };
                 return Some(Lease::new(self, member, (slot, want.instance), why, Queued::default()));
             }
+            // Somebody was quicker: the load that was noted does not begin.
+            if fit == Fit::Cold || fit == Fit::Swap {
+                loads::end(self.cells.loads(), tag, facts.index);
+            }
         }
         None
     }
@@ -252,6 +297,10 @@ impl Fleet {
     /// Whether a backend's breaker lets a request pass; this one is the trial if there is to be one. Where all breakers
     /// of a mask are open, none counts.
     fn admits(&self, member: &Member, mask: u64) -> Option<Breaker> {
+        // A closed one is closed at any time: most requests need not ask for it.
+        if let breaker::State::Closed { .. } = member.cell.breaker_state(0) {
+            return Some(Breaker::Closed);
+        }
         let now_ms = clock::monotonic_ms();
         match member.cell.breaker_state(now_ms) {
             breaker::State::Closed { .. } => Some(Breaker::Closed),
@@ -309,7 +358,9 @@ impl Fleet {
         if let Some((held_back, _)) = later.0 {
             queue.note_passed(&held_back, now_ms);
         }
-        if let (Some(_), Some((passed, Fit::Swap))) = (now.0, if_nobody.0) {
+        if let (Some((first, _)), Some((passed, Fit::Swap))) = (now.0, if_nobody.0)
+            && passed.start < first.start
+        {
             queue.note_passed(&passed, now_ms);
         }
         let (waiter, fit) = now.0.or(if_nobody.0)?;
@@ -430,7 +481,7 @@ impl<'a> Scan<'a> {
             return (*facts, *anywhere);
         }
         let instance = Instance::from_word(want);
-        let facts = facts_of(self.member, instance);
+        let facts = facts_of(self.fleet.cells, self.member, instance);
         let anywhere = if facts.holds {
             Anywhere::InMemory
         } else {
@@ -447,14 +498,20 @@ impl<'a> Scan<'a> {
     }
 }
 
-fn facts_of(member: &Member, instance: Instance) -> Facts {
+pub(crate) fn facts_of(cells: Cells, member: &Member, instance: Instance) -> Facts {
     let cell = member.cell;
+    // Those that are being loaded take their room already.
+    let is_there = |tag: &u32| cell.in_memory().any(|held| held.tag() == *tag);
+    let coming = loads::at(cells.loads(), cell.index()).filter(|tag| *tag != instance.tag() && !is_there(tag));
+    let in_memory = cell.in_memory().count() + coming.count();
+    // Loaded with other options, the model would have to make room for itself.
+    let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
     Facts {
         index: cell.index(),
         key: member.key,
         holds: cell.holds(instance),
-        in_memory: cell.in_memory().count(),
-        has_room: cell.has_room(),
+        in_memory,
+        has_room: cell.has_room_beside(in_memory) && !is_in_its_own_way,
         in_flight: slots::in_flight(cell.slots(member.slots)),
         slots: member.slots,
         weight: member.weight,
@@ -463,10 +520,32 @@ fn facts_of(member: &Member, instance: Instance) -> Facts {
     }
 }
 
+/// The facts that tell backends apart which have the model in memory. What only loads depend on is not looked at.
+fn load_of(member: &Member) -> Facts {
+    Facts {
+        index: member.cell.index(),
+        key: member.key,
+        holds: true,
+        in_flight: slots::in_flight(member.cell.slots(member.slots)),
+        slots: member.slots,
+        weight: member.weight,
+        ..Facts::default()
+    }
+}
+
+/// The place of the bit that is set above `rank` other ones.
+fn nth(bits: u64, rank: usize) -> usize {
+    let above = (0..rank).fold(bits, |left, _| left & left.wrapping_sub(1));
+    above.trailing_zeros() as usize
+}
+
 /// Of a mask, those that the monitor has not found ill; all, if it has found all of them ill.
 fn healthy(members: &[Rc<Member>], mask: u64) -> u64 {
-    let is_well = |member: &&Rc<Member>| matches!(member.cell.probe(), Probe::Healthy | Probe::Unknown);
-    or(members.iter().filter(is_well).fold(0, |all, member| all | member.cell.bit()) & mask, mask)
+    or(members.iter().filter(|member| is_well(member)).fold(0, |all, member| all | member.cell.bit()) & mask, mask)
+}
+
+fn is_well(member: &Member) -> bool {
+    matches!(member.cell.probe(), Probe::Healthy | Probe::Unknown)
 }
 
 /// The first, unless it is empty.

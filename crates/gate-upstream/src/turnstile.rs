@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::fit::{Anywhere, Fit};
-use crate::fleet::{Fleet, Want};
+use crate::fleet::{Fleet, Want, facts_of};
 use crate::lease::{Lease, Queued, Way, Why};
 
 /// How often each process looks at those of its requests that wait.
@@ -132,17 +132,12 @@ impl Fleet {
     fn loads_what(&self, want: &Want, backend: usize) -> Fit {
         let members = self.members();
         let Some(member) = members.iter().find(|member| member.cell.index() == backend) else { return Fit::Cold };
-        let elsewhere = members.iter().any(|member| member.cell.holds(want.instance));
-        let anywhere = if elsewhere { Anywhere::InMemory } else { Anywhere::Nowhere };
         if member.cell.serves(want.instance.tag()) {
             return Fit::Loading;
         }
-        match (anywhere, member.cell.has_room()) {
-            (Anywhere::InMemory, true) => Fit::Copy,
-            (Anywhere::InMemory, false) => Fit::CopySwap,
-            (_, true) => Fit::Cold,
-            (_, false) => Fit::Swap,
-        }
+        let elsewhere = members.iter().any(|member| member.cell.holds(want.instance));
+        let anywhere = if elsewhere { Anywhere::InMemory } else { Anywhere::Nowhere };
+        Fit::of(&facts_of(self.cells, member, want.instance), anywhere)
     }
 }
 

@@ -429,10 +429,10 @@ impl Cell {
         self.load(backend::ROOM) as usize
     }
 
-    /// Whether another model fits beside those in memory, as far as is known: before one has been seen to leave for
-    /// another, any may; afterwards, as many as were ever seen together.
-    pub fn has_room(self) -> bool {
-        self.load(backend::EVICTED) == 0 || self.in_memory().count() < self.room().max(1)
+    /// Whether another model fits beside so many, as far as is known: before one has been seen to leave for another, any
+    /// may; afterwards, as many as were ever seen together.
+    pub fn has_room_beside(self, models: usize) -> bool {
+        self.load(backend::EVICTED) == 0 || models < self.room().max(1)
     }
 
     /// Tells that a model has left memory for another. Monitor only.

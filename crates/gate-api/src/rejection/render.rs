@@ -11,7 +11,7 @@ const JSON_UTF8: &str = "application/json; charset=utf-8";
 const TEXT_UTF8: &str = "text/plain; charset=utf-8";
 const TEXT: &str = "text/plain";
 
-/// The status of refusals whose Retry-After [`LimitHeaders`] governs.
+/// The status of refusals that name a limit of the client's.
 const TOO_MANY: u16 = 429;
 
 impl Rejection {
@@ -20,7 +20,8 @@ impl Rejection {
         self.answer_with(dialect, LimitHeaders::Off)
     }
 
-    /// The answer in `dialect`. Only a 429 of the article's depends on `headers`.
+    /// The answer in `dialect`. Only the limits' 429 of the article's depends on `headers`: the queue has no counterpart in
+    /// the article's stack, and its refusals always say when to come again.
     pub fn answer_with(&self, dialect: Dialect, headers: LimitHeaders) -> Answer {
         let terms = self.terms();
         let (content_type, body) = match (self, dialect) {
@@ -34,7 +35,9 @@ impl Rejection {
             (_, Dialect::Ollama) => (Some(JSON_UTF8), object("error", &terms.public)),
             (_, Dialect::Gate) => (Some(TEXT_UTF8), terms.public.as_bytes().to_vec()),
         };
-        let headers = fields(&terms, dialect, headers);
+        let is_limit = matches!(self, Self::RateLimited { .. } | Self::Flooded { .. });
+        let is_told = dialect != Dialect::Article || !is_limit || headers == LimitHeaders::On;
+        let headers = fields(&terms, terms.retry_after.filter(|_| is_told));
         Answer { status: terms.status, content_type, headers, body, close: terms.close }
     }
 }
@@ -50,7 +53,7 @@ fn object(key: &'static str, text: &str) -> Vec<u8> {
     format!(r#"{{"{key}":{}}}"#, serde_json::Value::from(text)).into_bytes()
 }
 
-fn fields(terms: &Terms<'_>, dialect: Dialect, limits: LimitHeaders) -> Vec<(&'static str, String)> {
+fn fields(terms: &Terms<'_>, retry_after: Option<Duration>) -> Vec<(&'static str, String)> {
     let mut fields = Vec::new();
     if let Some((name, value)) = &terms.header
         // A value that would end its line is left out; the answer is still true without it.
@@ -58,10 +61,7 @@ fn fields(terms: &Terms<'_>, dialect: Dialect, limits: LimitHeaders) -> Vec<(&'s
     {
         fields.push((*name, value.clone().into_owned()));
     }
-    let untold = dialect == Dialect::Article && terms.status == TOO_MANY && limits == LimitHeaders::Off;
-    if let Some(retry) = terms.retry_after
-        && !untold
-    {
+    if let Some(retry) = retry_after {
         fields.push(("retry-after", whole_seconds(retry).to_string()));
     }
     fields

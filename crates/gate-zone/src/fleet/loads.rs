@@ -37,6 +37,12 @@ pub fn of<W: Word>(loads: &[W], tag: u32, now_s: u64) -> Option<Load> {
     })
 }
 
+/// The tags of the models that are noted to be loaded by a backend.
+pub fn at<W: Word>(loads: &[W], backend: usize) -> impl Iterator<Item = u32> {
+    let seen = loads.iter().map(Word::load).filter(|seen| *seen != 0);
+    seen.filter(move |seen| (seen >> BACKEND & 0xff) as usize == backend).map(|seen| (seen >> TAG) as u32)
+}
+
 /// Notes a load at `backend`, in the place of `over` (one of the same model that is no longer going on). Gives the load that
 /// counts: the caller's or, if another was quicker, that one's. `None` while the word belongs to another model.
 pub fn begin<W: Word>(loads: &[W], (tag, backend): (u32, usize), over: Option<Load>, now_s: u64) -> Option<Load> {
@@ -83,6 +89,7 @@ mod tests {
         assert_eq!(begin(&loads, (13, 5), None, 101), None, "the word is another model's");
         let load = of(&loads, 9, 107).unwrap();
         assert_eq!((load.backend, load.age_s), (3, 7));
+        assert_eq!([3, 5, 0].map(|backend| at(&loads, backend).collect::<Vec<_>>()), [vec![9], vec![], vec![]]);
         assert_eq!(begin(&loads, (9, 5), Some(load), 108).unwrap().backend, 5);
         end(&loads, 9, 3);
         assert_eq!(of(&loads, 9, 108).unwrap().backend, 5);
