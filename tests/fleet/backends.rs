@@ -1,12 +1,16 @@
 //! Backends that fail a request: when another one is asked in their place, and when never.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ollama_sim::Sim;
 use serde_json::json;
 
-use crate::support::http::Request;
+use crate::support::http::{Client, Request};
 use crate::support::sim::Backend;
-use crate::yard::{CLOSED, OWN, asked, by, config, error_of, plays, stream, two, whole};
+use crate::support::{Dir, wait_for};
+use crate::yard::{CLOSED, OWN, Yard, asked, by, config, echo, error_of, plays, stream, two, upstream, whole};
 
 /// A running backend becomes an address that refuses.
 fn goes(backend: Backend) {
@@ -142,4 +146,81 @@ fn a_worker_tries_what_the_pool_has_lost_and_asks_once() {
     let answer = yard.generate("new-0");
     assert_eq!((answer.status, by(&answer)), (200, "first"), "after {:?}: {}", begun.elapsed(), answer.text());
     assert_eq!((asked(&again), asked(&second)), (1, 1), "the second had the one that made it the second choice");
+}
+
+/// A backend on a unix socket, which is removed when it ends.
+struct OnSocket {
+    sim: Sim,
+    path: PathBuf,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl OnSocket {
+    fn start(path: &Path) -> Self {
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let sim = Sim::new(config(OWN[0]));
+        let served = sim.clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            tokio::task::LocalSet::new().block_on(&runtime, async {
+                let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+                served.serve_unix(listener, stopped).await.unwrap();
+            });
+        });
+        Self { sim, path: path.to_owned(), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for OnSocket {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+        std::fs::remove_file(&self.path).unwrap();
+    }
+}
+
+#[test]
+fn a_backend_on_a_unix_socket_is_one_like_any_other() {
+    let dir = Dir::new();
+    let path = dir.path("ollama.sock");
+    let (local, remote) = (OnSocket::start(&path), echo(OWN[1]));
+    assert!(std::fs::metadata(&path).unwrap().file_type().is_socket());
+    let url = format!("unix:{}", path.display());
+    let tables =
+        [upstream(&url, "name = \"local\""), upstream(&remote.url(), "name = \"remote\"\nmodels = [\"new-0\"]")];
+    let yard = Yard::start("workers = 2\nretry = \"unsent\"", &tables);
+    yard.sees_all_well();
+    let backend = yard.backend(0);
+    assert_eq!((&backend["url"], &backend["listed"]), (&json!(url), &json!(151)), "{backend}");
+    for _ in 0..10 {
+        let answer = yard.generate(OWN[0]);
+        assert_eq!((answer.status, by(&answer)), (200, "local"), "{}", answer.text());
+    }
+    assert!(local.sim.counters().connections.reused > 0, "connections are kept");
+    let host = local.sim.counters().last_requests.last().unwrap().header("host").unwrap().to_owned();
+    assert_eq!(host, "localhost", "which Ollama believes from anywhere");
+    let answer = yard.ask(&stream(OWN[0], "one two three"));
+    assert_eq!(answer.lines().last().unwrap()["done"], true, "{}", answer.text());
+    // A client that leaves is noticed there as anywhere.
+    let mut leaves = Client::connect(yard.address());
+    leaves.send(&stream(OWN[0], "@sim:endless").bytes()).unwrap();
+    leaves.head().unwrap();
+    drop(leaves);
+    wait_for("the cancellation", || (local.sim.counters().cancelled == 1).then_some(()));
+    yard.is_idle();
+    // Gone, it is passed over; back, it is used again.
+    yard.looks_no_more();
+    drop(local);
+    let answer = yard.generate("new-0");
+    assert_eq!((answer.status, by(&answer)), (200, "remote"), "{}", answer.text());
+    let answer = yard.generate(OWN[0]);
+    assert_eq!((answer.status, error_of(&answer).as_str()), (502, "Ollama could not be reached"));
+    assert!(!answer.text().contains("sock"), "{}", answer.text());
+    let _local = OnSocket::start(&path);
+    assert_eq!(yard.generate(OWN[0]).status, 200);
 }

@@ -13,4 +13,7 @@ mod support;
 
 mod backends;
 mod breaker;
+mod discovery;
+mod phases;
+mod reload;
 mod yard;
