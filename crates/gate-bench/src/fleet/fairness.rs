@@ -72,10 +72,9 @@ pub(crate) fn measure(ground: &Ground<'_>) -> Result<Found, Complaint> {
     let backends: Vec<Backend> = (0..BACKENDS)
         .map(|_| Backend::of(Config { slots: slots(SLOTS), recorded: 0, ..Config::echo() }))
         .collect::<Result<_, _>>()?;
-    let ports: Vec<u16> = backends.iter().map(|backend| backend.port).collect();
     let slots = SLOTS.to_string();
     let settings = ["--workers", "2", "--slots", &slots, "--queue", "1024", "--queue-per-client", "512"];
-    let gate = Gate::start(ground, "fairness", &ports, &settings)?;
+    let gate = Gate::start_warm(ground, "fairness", &backends, &settings)?;
     let mut found = Found::default();
     for backlog in [BACKLOG, 1] {
         let connections: Vec<usize> =

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Ground;
+use crate::backend::Backend;
 use crate::complaint::Complaint;
 use crate::interrupt;
 use crate::peer::{self, forget_environment};
 use crate::probe;
 use crate::processes;
 use crate::started::Started;
+use crate::upstream::MODEL;
 
 /// How long it may take until all backends are known: the monitor asks each within seconds.
 const KNOWN_MAX: Duration = Duration::from_secs(15);
@@ -36,6 +38,8 @@ pub(crate) struct Use {
     pub(crate) waiting: u64,
     /// Backends whose models are known.
     pub(crate) listed: usize,
+    /// Backends that have a model in memory.
+    pub(crate) loaded: usize,
 }
 
 impl Gate {
@@ -64,6 +68,24 @@ impl Gate {
         gate.wait(KNOWN_MAX, |seen| seen.listed == upstream.len())?
             .then_some(gate)
             .ok_or_else(|| wrong("it does not learn what its backends have"))
+    }
+
+    /// The same in front of backends that have the model in memory, and are known to.
+    pub(crate) fn start_warm(
+        ground: &Ground<'_>,
+        name: &str,
+        backends: &[Backend],
+        settings: &[&str],
+    ) -> Result<Self, Complaint> {
+        let ports: Vec<u16> = backends.iter().map(|backend| backend.port).collect();
+        let load = format!(r#"{{"model":"{MODEL}","prompt":"hello","stream":false}}"#);
+        for port in &ports {
+            probe::post(*port, "/api/generate", &load).map_err(Complaint::io("asking a backend"))?;
+        }
+        let gate = Self::start(ground, name, &ports, settings)?;
+        gate.wait(KNOWN_MAX, |seen| seen.loaded == ports.len())?
+            .then_some(gate)
+            .ok_or_else(|| wrong("it does not learn what is in memory"))
     }
 
     /// Its workers, the oldest first.
@@ -110,6 +132,7 @@ fn parse(status: &[u8]) -> Option<Use> {
     Some(Use {
         in_flight: backends.iter().map(|backend| backend["in_flight"].as_u64()).sum::<Option<u64>>()?,
         waiting: status["queue"]["length"].as_u64()?,
+        loaded: backends.iter().filter(|one| one["loaded"].as_array().is_some_and(|names| !names.is_empty())).count(),
         listed: backends.iter().filter(|backend| backend["listed"].as_u64().is_some()).count(),
     })
 }
@@ -120,8 +143,9 @@ mod tests {
 
     #[test]
     fn slots_in_use_are_added_up() {
-        let status = br#"{"queue":{"length":7},"backends":[{"in_flight":2,"listed":1},{"in_flight":3,"listed":null}]}"#;
-        assert_eq!(parse(status), Some(Use { in_flight: 5, waiting: 7, listed: 1 }));
+        let status = br#"{"queue":{"length":7},"backends":[{"in_flight":2,"listed":1,"loaded":["m"]},
+            {"in_flight":3,"listed":null,"loaded":[]}]}"#;
+        assert_eq!(parse(status), Some(Use { in_flight: 5, waiting: 7, listed: 1, loaded: 1 }));
         for bad in ["", "{}", r#"{"queue":{"length":7},"backends":[{}]}"#, r#"{"backends":[],"queue":{}}"#] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad}");
         }

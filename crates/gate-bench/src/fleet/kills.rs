@@ -64,10 +64,9 @@ pub(crate) fn measure(ground: &Ground<'_>) -> Result<Found, Complaint> {
     let backends: Vec<Backend> = (0..BACKENDS)
         .map(|_| Backend::of(Config { slots: slots(SLOTS), recorded: 0, ..Config::echo() }))
         .collect::<Result<_, _>>()?;
-    let ports: Vec<u16> = backends.iter().map(|backend| backend.port).collect();
     let slots = SLOTS.to_string();
     let settings = ["--workers", WORKERS, "--slots", &slots, "--log-level", "debug"];
-    let gate = Gate::start(ground, "kills", &ports, &settings)?;
+    let gate = Gate::start_warm(ground, "kills", &backends, &settings)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (load, port) = (Arc::clone(&stop), gate.port);
     let load = std::thread::Builder::new().name("load".to_owned()).spawn(move || {
