@@ -74,7 +74,7 @@ pub enum Fit {
 /// How long a request has waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waited {
-    /// Since it came, in ms.
+    /// Since it came, in ms; for a copy, since a backend was first free for one.
     pub age_ms: u64,
     /// Since another was first let by in its place, in ms; 0 if none was.
     pub passed_ms: u64,

@@ -375,6 +375,10 @@ impl Fleet {
                 Turn::IfNobodyElse => if_nobody.see(waiter, fit),
                 Turn::Later => {}
             }
+            // How long it waits for the backend that has its model, and could be served here instead, counts from now on.
+            if fit == Fit::Copy && turn == Turn::Later {
+                queue.note_passed(&waiter, now_ms);
+            }
             // Only a swap is held back at this backend; the others wait for another one.
             if fit == Fit::Swap && turn != Turn::Now && waiter.passed_ms == 0 {
                 held_back.push(waiter);
@@ -400,13 +404,26 @@ impl Fleet {
         Some(waiter)
     }
 
-    /// Lets waiters in where a slot is free: what nobody else may have seen.
-    pub(crate) fn look_again(self: &Rc<Self>, mask: u64, instance: Option<Instance>) {
+    /// The backends of a mask; for a request the best first.
+    fn in_order(&self, mask: u64, want: Option<&Want>) -> Vec<Rc<Member>> {
         let members = self.members();
-        let has_it = |member: &&Rc<Member>| instance.is_none_or(|instance| member.cell.holds(instance));
-        let first = members.iter().filter(has_it);
-        let then = members.iter().filter(|member| !has_it(member));
-        for member in first.chain(then).filter(|member| mask & member.cell.bit() != 0) {
+        let Some(want) = want else {
+            return members.iter().filter(|member| mask & member.cell.bit() != 0).map(Rc::clone).collect();
+        };
+        let (known, anywhere) = self.facts(&members, want.instance, mask);
+        let mut left: Vec<_> = known.iter().map(|(_, facts)| (*facts, Fit::of(facts, anywhere))).collect();
+        let mut ordered = Vec::with_capacity(left.len());
+        while let Some((best, _)) = choose(&left, want.conversation, self.draw()) {
+            left.retain(|(facts, _)| facts.index != best.index);
+            ordered.extend(members.iter().find(|member| member.cell.index() == best.index).map(Rc::clone));
+        }
+        ordered
+    }
+
+    /// Lets waiters in where a slot is free: what nobody else may have seen. Of several backends first where `want` would
+    /// go by itself.
+    pub(crate) fn look_again(self: &Rc<Self>, mask: u64, want: Option<&Want>) {
+        for member in &self.in_order(mask, want) {
             // One slot at a time, until nobody wants one or none is free.
             for _ in 0..member.slots {
                 if !self.is_contested(member.cell.bit()) {

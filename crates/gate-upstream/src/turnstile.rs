@@ -84,7 +84,7 @@ impl Fleet {
         let waiting = Waiting { fleet: Rc::clone(self), place, came, position };
         self.came.notify_one();
         // A slot may have become free that nobody has seen this request wait for.
-        self.look_again(mask, Some(want.instance));
+        self.look_again(mask, Some(want));
         Ok(waiting)
     }
 

@@ -300,12 +300,12 @@ impl Cell {
         &self.words[backend::SLOT..backend::SLOT + count.min(backend::SLOT_COUNT)]
     }
 
-    /// Takes one of its first `count` slots for a request to the backend with this key. `None` if none is free, or if the
-    /// cell is another backend's by now: cells that nobody used are given anew, and whoever took a slot without looking at
-    /// the key again would have it in the wrong one.
-    pub fn take(self, key: u64, count: usize, by: Holder, tag: u32) -> Option<usize> {
+    /// Takes one of its first `count` slots, looking from `start` on, for a request to the backend with this key. `None` if
+    /// none is free, or if the cell is another backend's by now: cells that nobody used are given anew, and whoever took a
+    /// slot without looking at the key again would have it in the wrong one.
+    pub fn take(self, key: u64, (count, start): (usize, usize), by: Holder, tag: u32) -> Option<usize> {
         let slots = self.slots(count);
-        let index = slots::take(slots, by.row(), by, tag)?;
+        let index = slots::take(slots, start, by, tag)?;
         if self.key() != key {
             let _settled = slots[index].compare_exchange(Slot::Held { by, tag }.to_word(), FREE, SEQ, SEQ);
             return None;

@@ -102,7 +102,7 @@ impl Worker {
 
     fn take(&self, backends: u64) -> Option<Grant> {
         Self::of_set(backends).find_map(|backend| {
-            let slot = self.cells[backend].take(KEYS[backend], SLOTS, self.me, TAG)?;
+            let slot = self.cells[backend].take(KEYS[backend], (SLOTS, self.me.row()), self.me, TAG)?;
             Some(Grant { backend, slot })
         })
     }

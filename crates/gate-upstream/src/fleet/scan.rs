@@ -44,7 +44,9 @@ impl<'a> Scan<'a> {
         let (facts, anywhere) = self.about(waiter);
         let fit = Fit::of(&facts, anywhere);
         let passed_ms = if waiter.passed_ms == 0 { 0 } else { self.now_ms.saturating_sub(waiter.passed_ms).max(1) };
-        let so_far = Waited { age_ms: self.now_ms.saturating_sub(waiter.since_ms), passed_ms };
+        // Time in which the one copy was being loaded says nothing of whether a second one is worth its load.
+        let age_ms = if fit == Fit::Copy { passed_ms } else { self.now_ms.saturating_sub(waiter.since_ms) };
+        let so_far = Waited { age_ms, passed_ms };
         (fit, fit.turn(&facts, self.others, so_far, self.fleet.rules.swap_patience.as_millis() as u64))
     }
 

@@ -356,7 +356,8 @@ impl<'a, W: Word> Queue<'a, W> {
     }
 
     /// Passes a slot on that the caller holds as `held`: to the waiter that `pick` names, else to nobody. `backend` and
-    /// `at` say which slot it is.
+    /// `at` say which slot it is. A waiter that was picked has the slot, unless it has left or the slot is somebody else's
+    /// by now; whom `pick` names, and whether anybody, is asked anew each time.
     pub fn pass_on(
         self,
         slot: &W,
@@ -364,16 +365,17 @@ impl<'a, W: Word> Queue<'a, W> {
         mut pick: impl FnMut() -> Option<Waiter>,
     ) -> Passed {
         let Some(by) = Slot::from_word(held).holder() else { return Passed::Free };
-        let mut mine = held;
+        let (mut mine, mut picked) = (held, pick());
         loop {
-            let Some(waiter) = pick() else {
+            let Some(waiter) = picked else {
                 if slot.compare_exchange(mine, FREE).is_err() {
                     return Passed::Free;
                 }
                 // One that entered before the slot was free may have been seen by nobody.
                 W::fence();
                 mine = Slot::Held { by, tag: 0 }.to_word();
-                if pick().is_none() || slot.compare_exchange(FREE, mine).is_err() {
+                picked = pick();
+                if picked.is_none() || slot.compare_exchange(FREE, mine).is_err() {
                     return Passed::Free;
                 }
                 continue;
@@ -391,6 +393,7 @@ impl<'a, W: Word> Queue<'a, W> {
                 update(&self.head[queue::VIRTUAL], |now| (waiter.start > now).then_some(waiter.start));
                 return Passed::To(waiter.holder);
             }
+            picked = pick();
         }
     }
 

@@ -163,9 +163,9 @@ fn a_cell_in_the_hands_of_the_dead_is_free_and_of_the_living_is_not() {
 fn who_takes_a_slot_of_a_cell_that_was_given_anew_has_none() {
     let cell = fleet().claim(5, &[]).unwrap();
     let by = Holder::new(1, 7);
-    assert_eq!(cell.take(5, 2, by, 0), Some(1));
-    assert_eq!((cell.take(6, 2, by, 0), cell.in_flight()), (None, 1));
-    assert_eq!((cell.take(5, 2, by, 0), cell.take(5, 2, by, 0)), (Some(0), None));
+    assert_eq!(cell.take(5, (2, 1), by, 0), Some(1));
+    assert_eq!((cell.take(6, (2, 1), by, 0), cell.in_flight()), (None, 1));
+    assert_eq!((cell.take(5, (2, 1), by, 0), cell.take(5, (2, 1), by, 0)), (Some(0), None));
 }
 
 /// Many claim at once; cells are few enough to be taken from each other.

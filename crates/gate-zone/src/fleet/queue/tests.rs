@@ -129,6 +129,24 @@ fn who_leaves_while_granted_has_the_slot() {
     assert_eq!((slots::in_flight(&bench.slots), queue.is_empty()), (0, true));
 }
 
+/// Who picks may have begun something for the one picked, and would not pick it again.
+#[test]
+fn whom_the_second_look_finds_has_the_slot() {
+    let bench = Bench::new(64, 1);
+    let held = Slot::Held { by: ME, tag: 0 }.to_word();
+    bench.slots[0].store(held, std::sync::atomic::Ordering::SeqCst);
+    let queue = bench.queue();
+    let mut looks = 0;
+    let passed = queue.pass_on(&bench.slots[0], (held, 0, 0), || {
+        looks += 1;
+        (looks == 2).then(|| {
+            bench.enter(ME, 1, COST).unwrap();
+            queue.waiters().next().unwrap()
+        })
+    });
+    assert_eq!((passed, looks), (Passed::To(ME), 2));
+}
+
 #[test]
 fn a_slot_that_was_freed_under_a_waiter_is_taken_or_waited_for_again() {
     let bench = Bench::new(64, 1);
