@@ -69,7 +69,9 @@ impl Life {
         for place in 0..SLOTS.len() {
             yard.cell(place).tell_in_memory(&names, 1);
             yard.cell(place).tell_evicted();
-            names.iter().for_each(|(name, _)| yard.cell(place).forget(*name));
+            for (name, _) in names {
+                yard.cell(place).forget(name);
+            }
         }
         let processes = (0..3).map(|_| Process::new(&yard)).collect();
         // Xorshift stays at 0.
