@@ -61,7 +61,7 @@ pub(crate) fn measure(bench: &Bench<'_>, upstream: &Upstream) -> Result<Vec<Foun
     let mut servers = Vec::new();
     for kind in bench.peers.present() {
         let room = bench.folder.room(&format!("article-{kind}"))?;
-        servers.push(bench.peers.start(kind, bench.tools, room, upstream.port)?);
+        servers.push(bench.peers.start(kind, bench.tools, room, &upstream.ports)?);
     }
     let idle: Vec<Vec<(u32, Option<f64>)>> = servers.iter().map(memory).collect();
     for server in &servers {

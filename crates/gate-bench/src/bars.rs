@@ -84,11 +84,11 @@ pub(crate) fn row(name: &str, bar: Bar, measured: Option<(f64, String)>) -> [Str
     [name.to_owned(), format!("{} {}", bar.sign(), bar.value()), measured, verdict.to_owned()]
 }
 
-fn compared(gate: Option<Vec<f64>>, other: Option<Vec<f64>>) -> Option<Ratio> {
+pub(crate) fn compared(gate: Option<Vec<f64>>, other: Option<Vec<f64>>) -> Option<Ratio> {
     ratio(gate?, other?)
 }
 
-fn rounds_of(all: &[article::Found], kind: Kind) -> Option<&[article::Round]> {
+pub(crate) fn rounds_of(all: &[article::Found], kind: Kind) -> Option<&[article::Round]> {
     all.iter().find(|found| found.kind == kind).map(|found| found.rounds.as_slice())
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Vec<Found>, Complaint> {
     let mut ways: Vec<(u16, Option<Running>)> = vec![(port, None)];
     for kind in bench.peers.present().filter(|&kind| kind != Kind::Article) {
         let room = bench.folder.room(&format!("chunks-{kind}"))?;
-        let server = bench.peers.start(kind, bench.tools, room, port)?;
+        let server = bench.peers.start(kind, bench.tools, room, &[port])?;
         ways.push((server.port, Some(server)));
     }
     let mut found: Vec<Found> =

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod article;
+mod backend;
 mod bars;
 mod build;
 mod chunks;
@@ -102,11 +103,11 @@ fn compare(options: &Options) -> Result<(), Complaint> {
         }
     }
     println!();
-    let upstream = Upstream::start(&tools, &folder)?;
+    let upstream = Upstream::start(&tools, &folder, 1)?;
     let bench = Bench { options, tools: &tools, folder: &folder, peers: &peers };
     let mut findings = bars::Findings::default();
     if options.does(Part::Start) && peers.place(Kind::Gate).is_ok() {
-        findings.start = Some(startup::measure(&bench, upstream.port)?);
+        findings.start = Some(startup::measure(&bench, &upstream.ports)?);
     }
     if options.does(Part::Article) {
         findings.article = article::measure(&bench, &upstream)?;

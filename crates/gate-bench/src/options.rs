@@ -110,6 +110,11 @@ impl Options {
         self.parts.is_empty() || self.parts.contains(&part)
     }
 
+    /// The gate beside nginx alone.
+    pub(crate) fn beside_nginx(rounds: u32, seconds: u32) -> Self {
+        Self { rounds, seconds, peers: vec![Kind::Gate, Kind::Nginx], ..Self::default() }
+    }
+
     fn select(&mut self, names: &str) -> Result<(), Complaint> {
         for name in names.split(',') {
             match name {

@@ -108,15 +108,21 @@ impl Peers {
     }
 
     /// Starts a server in a folder of its own and waits until it answers.
-    pub(crate) fn start(&self, kind: Kind, tools: &Tools, room: PathBuf, upstream: u16) -> Result<Running, Complaint> {
+    pub(crate) fn start(
+        &self,
+        kind: Kind,
+        tools: &Tools,
+        room: PathBuf,
+        upstream: &[u16],
+    ) -> Result<Running, Complaint> {
         let port = probe::free_port()?;
         let command = match kind {
             Kind::Gate => {
-                gate_command(self.gate.as_ref().map_err(|why| skipped(kind, why))?, tools, &room, [port, upstream])
+                gate_command(self.gate.as_ref().map_err(|why| skipped(kind, why))?, tools, &room, (port, upstream))
             }
             Kind::Nginx => {
                 let file = room.join("nginx.conf");
-                folder::write(&file, &nginx_configuration(&room, port, upstream))?;
+                folder::write(&file, &nginx_configuration(&room, port, (Balance::LeastConnections, upstream)))?;
                 let program = self.nginx.as_ref().map_err(|why| skipped(kind, why))?;
                 let mut command = tools.seats.command(Seat::Server, program);
                 command.arg("-c").arg(&file).arg("-e").arg(room.join("error.log"));
@@ -198,11 +204,12 @@ fn access_log(room: &Path) -> PathBuf {
     room.join("access.log")
 }
 
-fn gate_command(program: &Path, tools: &Tools, room: &Path, [port, upstream]: [u16; 2]) -> Command {
+fn gate_command(program: &Path, tools: &Tools, room: &Path, (port, upstream): (u16, &[u16])) -> Command {
+    let upstream: Vec<String> = upstream.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
     let mut command = tools.seats.command(Seat::Server, program);
     command
         .args(["--workers", "1", "--bind", &format!("127.0.0.1:{port}")])
-        .args(["--upstream", &format!("http://127.0.0.1:{upstream}"), "--model", MODEL])
+        .args(["--upstream", &upstream.join(","), "--model", MODEL])
         .args(["--limit", LIMIT, "--api-limit", LIMIT])
         .arg("--access-log")
         .arg(access_log(room));
@@ -212,7 +219,9 @@ fn gate_command(program: &Path, tools: &Tools, room: &Path, [port, upstream]: [u
 }
 
 /// The stack as it is installed: Gunicorn with one Uvicorn worker.
-fn article_command(app: &App, tools: &Tools, port: u16, upstream: u16) -> Command {
+fn article_command(app: &App, tools: &Tools, port: u16, upstream: &[u16]) -> Command {
+    // It knows one backend.
+    let upstream = upstream.first().copied().unwrap_or_default();
     let mut command = tools.seats.command(Seat::Server, &app.python);
     command
         .args(["-m", "gunicorn", "main:app", "--workers", "1", "--worker-class", "uvicorn.workers.UvicornWorker"])
@@ -238,8 +247,22 @@ pub(crate) fn forget_environment(command: &mut Command, prefix: &str) {
     }
 }
 
+/// How nginx shares requests out among several backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// To the one with the fewest.
+    LeastConnections,
+    /// In turn.
+    RoundRobin,
+}
+
 /// nginx as it would stand there: limit, log, kept connections behind it, and streams passed on at once.
-fn nginx_configuration(room: &Path, port: u16, upstream: u16) -> String {
+pub(crate) fn nginx_configuration(room: &Path, port: u16, (balance, upstream): (Balance, &[u16])) -> String {
+    let balance = match balance {
+        Balance::LeastConnections if upstream.len() > 1 => "least_conn; ",
+        Balance::LeastConnections | Balance::RoundRobin => "",
+    };
+    let servers: String = upstream.iter().map(|port| format!("server 127.0.0.1:{port}; ")).collect();
     format!(
         "daemon off; pid {room}/nginx.pid; error_log {room}/error.log; worker_processes 1;
 events {{ worker_connections 2048; }}
@@ -248,7 +271,7 @@ http {{
   {places}
   limit_req_zone $binary_remote_addr zone=clients:10m rate=1000000r/s;
   upstream ollama {{
-    server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; keepalive_timeout 300s;
+    {balance}{servers}keepalive 256; keepalive_requests 1000000000; keepalive_timeout 300s;
   }}
   server {{
     listen 127.0.0.1:{port} backlog=1024;
@@ -284,8 +307,15 @@ mod tests {
 
     #[test]
     fn the_configuration_names_both_ports() {
-        let text = nginx_configuration(Path::new("/tmp/x"), 8001, 8002);
+        let text = nginx_configuration(Path::new("/tmp/x"), 8001, (Balance::LeastConnections, &[8002]));
         assert!(text.contains("listen 127.0.0.1:8001 ") && text.contains("server 127.0.0.1:8002;"));
-        assert!(text.contains("access_log /tmp/x/access.log combined;"));
+        assert!(text.contains("access_log /tmp/x/access.log combined;") && !text.contains("least_conn"));
+        for (balance, expected) in [
+            (Balance::LeastConnections, "least_conn; server 127.0.0.1:1; server 127.0.0.1:2; keepalive"),
+            (Balance::RoundRobin, "{\n    server 127.0.0.1:1; server 127.0.0.1:2; keepalive"),
+        ] {
+            let text = nginx_configuration(Path::new("/tmp/x"), 8001, (balance, &[1, 2]));
+            assert!(text.contains(expected), "{text}");
+        }
     }
 }

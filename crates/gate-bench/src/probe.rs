@@ -24,6 +24,14 @@ pub(crate) fn free_port() -> Result<u16, Complaint> {
     found.map(|address| address.port()).map_err(Complaint::io("looking for a free port"))
 }
 
+/// So many of them, each another one.
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>, Complaint> {
+    // All are held until the last one is known.
+    let found: io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
+    let ports = found.and_then(|all| all.iter().map(|one| one.local_addr().map(|address| address.port())).collect());
+    ports.map_err(Complaint::io("looking for free ports"))
+}
+
 /// Asks for a path.
 pub(crate) fn get(port: u16, path: &str) -> io::Result<Reply> {
     ask(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"))

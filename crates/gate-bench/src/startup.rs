@@ -9,7 +9,7 @@ use crate::stats::median;
 const STARTS: usize = 20;
 
 /// Starts the gate again and again; the median in milliseconds.
-pub(crate) fn measure(bench: &Bench<'_>, upstream: u16) -> Result<f64, Complaint> {
+pub(crate) fn measure(bench: &Bench<'_>, upstream: &[u16]) -> Result<f64, Complaint> {
     eprintln!("start: {STARTS} starts of the gate");
     let mut took_ms = Vec::with_capacity(STARTS);
     for number in 0..STARTS {

@@ -3,10 +3,9 @@
 //! All contenders go through the same trials under the same load, one after the other. It is no test: losses and times
 //! are printed, and only a run that could not be made is a failure.
 
-mod backend;
 mod bars;
 mod contender;
-mod exchange;
+pub(crate) mod exchange;
 mod listening;
 mod load;
 pub(crate) mod options;
@@ -21,13 +20,13 @@ use std::time::{Duration, Instant};
 
 pub(crate) use options::Options;
 
+use crate::backend::Backend;
 use crate::build;
 use crate::complaint::Complaint;
 use crate::folder::Folder;
 use crate::interrupt;
 use crate::probe;
 use crate::processes;
-use backend::Backend;
 use contender::{Contender, Programs};
 use server::Site;
 use trial::Trial;

@@ -19,21 +19,24 @@ pub(crate) const TEXT: &str = "The sky is blue because of Rayleigh scattering.";
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) started: Started,
-    pub(crate) port: u16,
+    /// One for each Ollama that it plays.
+    pub(crate) ports: Vec<u16>,
 }
 
 impl Upstream {
-    /// Starts it and waits until it answers.
-    pub(crate) fn start(tools: &Tools, folder: &Folder) -> Result<Self, Complaint> {
+    /// Starts it as so many Ollamas and waits until it answers.
+    pub(crate) fn start(tools: &Tools, folder: &Folder, count: usize) -> Result<Self, Complaint> {
         let room = folder.room("upstream")?;
-        let port = probe::free_port()?;
+        let ports = probe::free_ports(count)?;
         let file = room.join("nginx.conf");
-        folder::write(&file, &configuration(&room, port))?;
+        folder::write(&file, &configuration(&room, &ports))?;
         let mut command = tools.seats.command(Seat::Load, &tools.nginx);
         command.arg("-c").arg(&file).arg("-e").arg(room.join("error.log"));
         let started = Started::spawn("the upstream", command, &room.join("output"))?;
-        peer::wait_ready("the upstream", &started, port, "/api/version")?;
-        Ok(Self { started, port })
+        for port in &ports {
+            peer::wait_ready("the upstream", &started, *port, "/api/version")?;
+        }
+        Ok(Self { started, ports })
     }
 }
 
@@ -57,7 +60,15 @@ fn answer() -> String {
     )
 }
 
-fn configuration(room: &Path, port: u16) -> String {
+/// The list of what is in memory: always the model.
+fn in_memory() -> String {
+    format!(
+        r#"{{"models":[{{"name":"{MODEL}","model":"{MODEL}","size":1321098329,"digest":"baf6a787fdffd633537aa2eb51cfd54cb93ff08e28040095462bb63daf552878","expires_at":"2125-01-01T00:00:00Z","size_vram":0,"context_length":4096}}]}}"#
+    )
+}
+
+fn configuration(room: &Path, ports: &[u16]) -> String {
+    let listens: String = ports.iter().map(|port| format!("listen 127.0.0.1:{port} backlog=1024; ")).collect();
     format!(
         "daemon off; pid {room}/nginx.pid; error_log {room}/error.log; worker_processes 1;
 events {{ worker_connections 2048; }}
@@ -65,10 +76,10 @@ http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; default_type application/json;
   {places}
   server {{
-    listen 127.0.0.1:{port} backlog=1024;
+    {listens}
     location = /api/generate {{ return 200 '{answer}'; }}
     location = /api/tags {{ return 200 '{tags}'; }}
-    location = /api/ps {{ return 200 '{{\"models\":[]}}'; }}
+    location = /api/ps {{ return 200 '{in_memory}'; }}
     location = /api/version {{ return 200 '{{\"version\":\"0.24.0\"}}'; }}
     location / {{ return 200 'Ollama is running'; }}
   }}
@@ -78,6 +89,7 @@ http {{
         places = nginx_places(room),
         answer = answer(),
         tags = tags(),
+        in_memory = in_memory(),
     )
 }
 
@@ -87,7 +99,7 @@ mod tests {
 
     #[test]
     fn answers_are_json_that_nginx_takes_literally() {
-        for text in [answer(), tags()] {
+        for text in [answer(), tags(), in_memory()] {
             assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
             assert!(!text.contains(['\'', '$', '\\']), "{text}");
         }

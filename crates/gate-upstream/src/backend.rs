@@ -16,6 +16,7 @@ use gate_api::rejection::{Breakage, Phase};
 use gate_zone::layout::row;
 use gate_zone::{OwnRow, Probe};
 use http::{HeaderValue, StatusCode};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -29,6 +30,14 @@ const ONE_PIECE_MAX: usize = 16 * 1024;
 
 /// How often it is looked whether a model has been loaded meanwhile.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a host may leave what was sent to it unacknowledged. A busy one acknowledges all the same, its kernel does;
+/// one that has lost its power or its cable never says so, and would be waited for as long as a model may load. Long enough
+/// for a switch that restarts its port, or a virtual machine that moves.
+const UNHEARD_MAX: Duration = Duration::from_secs(15);
+
+/// After so much silence its kernel is asked whether it is still there.
+const LISTEN_AFTER: Duration = Duration::from_secs(5);
 
 /// What a backend on a unix socket is told as its own name: Ollama believes it from anywhere.
 const UNIX_AUTHORITY: &str = "localhost";
@@ -285,6 +294,9 @@ impl Backend {
             Target::Unix(path) => return Ok(Socket::Unix(UnixStream::connect(path).await?)),
         };
         stream.set_nodelay(true)?;
+        let options = SockRef::from(&stream);
+        options.set_tcp_user_timeout(Some(UNHEARD_MAX))?;
+        options.set_tcp_keepalive(&TcpKeepalive::new().with_time(LISTEN_AFTER).with_interval(LISTEN_AFTER))?;
         Ok(Socket::Tcp(stream))
     }
 

@@ -171,3 +171,6 @@ impl Drop for Lease {
         self.fleet.give(&self.member, self.slot, held.to_word());
     }
 }
+
+#[cfg(test)]
+mod tests;

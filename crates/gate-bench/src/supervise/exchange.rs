@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How long one request may take with its connection: several times the slowest answer a server is asked for.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The largest answer: a head and a line of JSON.
-const BYTES_MAX: usize = 64 << 10;
+pub(crate) const BYTES_MAX: usize = 64 << 10;
 /// What is read at once.
 const PART: usize = 4 << 10;
 
@@ -110,16 +110,17 @@ fn fate(why: &io::Error) -> Outcome {
 
 /// Whether the server leaves the connection open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
+pub(crate) enum After {
     Kept,
     Closed,
 }
 
+/// A whole answer; a body keeps the framing it came in.
 #[derive(Debug, PartialEq)]
-struct Answer {
-    status: u16,
-    after: After,
-    text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) after: After,
+    pub(crate) text: String,
 }
 
 fn exchange(stream: &mut TcpStream, request: &str, until: Instant) -> io::Result<Answer> {
@@ -143,7 +144,7 @@ fn exchange(stream: &mut TcpStream, request: &str, until: Instant) -> io::Result
 }
 
 /// The answer, once all of it is there; an error where it is no HTTP or has no length.
-fn whole(read: &[u8]) -> io::Result<Option<Answer>> {
+pub(crate) fn whole(read: &[u8]) -> io::Result<Option<Answer>> {
     let text = String::from_utf8_lossy(read);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(None) };
     let mut lines = head.lines();

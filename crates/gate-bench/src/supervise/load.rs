@@ -157,7 +157,7 @@ fn micros(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervise::backend::Backend;
+    use crate::backend::Backend;
 
     #[test]
     fn slow_answers_take_from_300_ms_to_a_second() {

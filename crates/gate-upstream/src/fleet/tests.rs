@@ -291,6 +291,60 @@ fn loads_go_where_there_is_room() {
     });
 }
 
+/// A backend with room for two, one model in memory and another on its way there.
+#[test]
+fn what_is_being_loaded_takes_its_room_already() {
+    play(async || {
+        let yard = Yard::new(&[4]);
+        let names = ["x", "y"].map(|model| (yard.cells.instance(model, "").name, model));
+        yard.cell(0).tell_in_memory(&names, now_s());
+        yard.cell(0).tell_evicted();
+        yard.cell(0).forget(names[1].0);
+        let fleet = yard.process();
+        let coming = at_once(&fleet, yard.want("m", 1));
+        assert_eq!(coming.why.fit, Fit::Cold);
+        let next = Request::waits(&fleet, yard.want("n", 1));
+        drop(next);
+        // Once it is there, it is not counted twice.
+        yard.cell(0).forget(names[0].0);
+        yard.load(0, "m");
+        assert_eq!(at_once(&fleet, yard.want("n", 1)).why.fit, Fit::Cold);
+    });
+}
+
+#[test]
+fn a_slot_behind_an_open_breaker_is_given_back() {
+    let yard = Yard::new(&[1, 1]);
+    let fleet = yard.process();
+    yard.open(0);
+    let instance = yard.cells.instance("m", "");
+    assert!(fleet.take(&fleet.members()[0], instance, IN_MEMORY, 0b11).is_none());
+    yard.assert_idle();
+    assert!(fleet.take(&fleet.members()[0], instance, IN_MEMORY, 0b01).is_some(), "nobody else may serve it");
+}
+
+#[test]
+fn a_trial_whose_slot_goes_another_way_is_taken_back() {
+    play(async || {
+        let yard = Yard::new(&[1, 1]);
+        (0..2).for_each(|place| yard.load(place, "m"));
+        let fleet = yard.process();
+        let _busy = [at_once(&fleet, yard.want("m", 1)), at_once(&fleet, yard.want("m", 1))];
+        let _waits = Request::waits(&fleet, yard.want("m", 1));
+        yard.make_due(0);
+        let member = &fleet.members()[0];
+        let trial = Cell::new(false);
+        let picked = fleet.pick(member, 0, &trial);
+        assert!(picked.is_some() && trial.get());
+        assert_eq!(fleet.pick(member, 0, &trial), picked, "the same slot is tried once, however often it is offered");
+        breaker::leave_trial(yard.cell(0).breaker(), clock::monotonic_ms());
+        // Somebody has settled the slot meanwhile.
+        let settled = Slot::Held { by: Holder::new(9, 9), tag: 0 }.to_word();
+        assert_eq!(fleet.give(member, 0, settled), Passed::Free);
+        assert!(matches!(yard.cell(0).breaker_state(clock::monotonic_ms()), breaker::State::Due { .. }));
+    });
+}
+
 #[test]
 fn a_breaker_lets_one_request_try() {
     play(async || {
@@ -425,6 +479,10 @@ fn members_follow_the_names_and_keep_their_connections() {
     find("10.0.0.1:80");
     yard.cells.tell_change();
     assert_eq!(fleet.members().len(), 3);
+    // A cell with another address is another backend.
+    second.tell_address(parent, Some("10.0.0.9:80".parse().unwrap()));
+    yard.cells.tell_change();
+    assert_eq!(fleet.members()[2].backend.to_string(), "http://ollama.internal:80 (10.0.0.9:80)");
 }
 
 #[test]

@@ -327,6 +327,24 @@ fn at_one_slot_swaps_are_passed_too_but_not_for_ever() {
 }
 
 #[test]
+fn a_swap_behind_is_not_passed() {
+    play(async || {
+        let yard = Yard::new(&[1]);
+        yard.fill(0, "x");
+        let fleet = yard.process();
+        let first = at_once(&fleet, yard.want("x", 1));
+        let ahead = Request::waits(&fleet, yard.want("x", 2));
+        let swap = Request::waits(&fleet, yard.want("y", 3));
+        drop(first);
+        assert!(ahead.is_woken());
+        let waiters = yard.waiters();
+        assert_eq!(waiters.iter().map(|waiter| (waiter.client, waiter.passed_ms)).collect::<Vec<_>>(), [(3, 0)]);
+        drop((ahead, swap));
+        yard.assert_idle();
+    });
+}
+
+#[test]
 fn a_model_in_its_own_way_is_a_swap() {
     play(async || {
         let yard = Yard::new(&[2]);
