@@ -41,6 +41,10 @@ fn together(front: &Front, count: usize, request: &Request) -> Vec<Answer> {
     clients.iter_mut().map(answer).collect()
 }
 
+fn aborted(backends: &[Backend]) -> u64 {
+    backends.iter().map(|backend| backend.sim.counters().aborted_loads).sum()
+}
+
 /// Asks for one cold model after the other, by twenty at once, and counts the loads.
 #[track_caller]
 fn is_loaded_once(slots: usize, load_time: Duration, prompt: &str, rounds: u64) {
@@ -71,7 +75,7 @@ fn those_who_waited_for_a_load_do_not_load_again() {
 }
 
 #[test]
-fn who_waits_for_a_load_that_is_given_up_is_served_all_the_same() {
+fn a_load_that_others_wait_for_goes_on_without_the_client_that_began_it() {
     let backends = [(); 2].map(|()| Backend::start(slow_to_load(&[MODEL], Duration::from_secs(2))));
     let front = front(&named(&backends, "slots=1"), &[]);
     knows(&front, &["one", "two"], 1);
@@ -82,9 +86,23 @@ fn who_waits_for_a_load_that_is_given_up_is_served_all_the_same() {
     for client in &mut waiting {
         by(&answer(client));
     }
-    assert_eq!(backends.iter().map(|backend| backend.sim.counters().aborted_loads).sum::<u64>(), 1);
-    assert_eq!(loads(&backends), 2, "the one that was given up, and one");
+    assert_eq!(aborted(&backends), 0);
+    assert_eq!(loads(&backends), 1);
     front.is_idle();
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_ends_with_its_client() {
+    let backends = [(); 2].map(|()| Backend::start(slow_to_load(&[MODEL], Duration::from_secs(2))));
+    let front = front(&named(&backends, "slots=1"), &[]);
+    knows(&front, &["one", "two"], 1);
+    let loading = front.begin(&generate(MODEL, "leaves"));
+    wait_for("the load", || (loads(&backends) == 1).then_some(()));
+    drop(loading);
+    wait_for("its end", || (aborted(&backends) == 1).then_some(()));
+    front.is_idle();
+    by(&front.gate.ask(&generate(MODEL, "another")));
+    assert_eq!(loads(&backends), 2);
 }
 
 #[test]

@@ -159,7 +159,8 @@ fn nothing_of_a_clients_own_headers_goes_on() {
     }
     let address = backend.address.to_string();
     let counters = backend.sim.counters();
-    let own: Vec<_> = counters.last_requests.iter().filter(|request| request.header("x-request-id").is_some()).collect();
+    let own: Vec<_> =
+        counters.last_requests.iter().filter(|request| request.header("x-request-id").is_some()).collect();
     assert_eq!(own.len(), 5);
     for request in own {
         let mut names: Vec<_> = request.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();

@@ -51,7 +51,7 @@ impl Cells {
         cell.tell_address(parent, None);
         cell.tell_probe(Probe::Unknown);
         cell.tell_listed(None);
-        cell.tell_in_memory(&[], clock::monotonic_ms() / 1000);
+        cell.tell_in_memory(&[], clock::monotonic_ms());
     }
 
     /// Claims a free cell; where there is none, one of an address that is gone or of another configuration.

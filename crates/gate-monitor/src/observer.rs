@@ -132,21 +132,21 @@ impl Observer {
     }
 
     async fn ask_in_memory(&mut self) {
-        let asked_s = clock::monotonic_ms() / 1000;
+        let asked_ms = clock::monotonic_ms();
         let said = self.subject.backend.in_memory().await;
         let now = Instant::now();
         let Some(cell) = self.cell() else { return self.agenda.sick(now) };
         let answer = match said {
             Ok(names) => {
                 self.in_memory = Said::Nothing;
-                self.tell_in_memory(cell, &names, asked_s);
+                self.tell_in_memory(cell, &names, asked_ms);
                 Answer::List
             }
             Err(Unread::NoList(why)) => {
                 // Once: from then on, what workers see answer is the best that is known.
                 if self.in_memory == Said::Nothing {
                     log::warn!("{} does not say which models it has in memory: {why}", self.subject.label);
-                    cell.tell_in_memory(&[], asked_s);
+                    cell.tell_in_memory(&[], asked_ms);
                 }
                 self.in_memory = Said::NoList;
                 Answer::NoList
@@ -161,11 +161,11 @@ impl Observer {
         self.agenda.asked_in_memory(Instant::now(), answer, loading);
     }
 
-    fn tell_in_memory(&mut self, cell: Cell, names: &[String], asked_s: u64) {
+    fn tell_in_memory(&mut self, cell: Cell, names: &[String], asked_ms: u64) {
         let forms: Vec<String> = names.iter().map(|name| listed_as(name)).collect();
         let hashes = self.hashes(&forms);
         let listed: Vec<(u32, &str)> = hashes.iter().copied().zip(forms.iter().map(String::as_str)).collect();
-        cell.tell_in_memory(&listed, asked_s);
+        cell.tell_in_memory(&listed, asked_ms);
         if is_eviction(&self.resident, &hashes) {
             cell.tell_evicted();
         }

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use gate_zone::Fleet as Cells;
 use gate_zone::clock;
-use gate_zone::fleet::slots::Slot;
-use gate_zone::fleet::{Instance, breaker, loads};
+use gate_zone::fleet::queue::Waiter;
+use gate_zone::fleet::slots::{self, Holder, Slot};
+use gate_zone::fleet::{Cell, Instance, breaker, loads};
 use gate_zone::layout::backend::SLOT_COUNT;
 use gate_zone::word::Word;
 
 use crate::backend::{Ask, Exchange, Failed, Patience};
 use crate::fit::Fit;
 use crate::fleet::Fleet;
+use crate::loading;
 use crate::member::Member;
 
 /// Why a backend was chosen.
@@ -71,6 +73,8 @@ pub struct Lease {
     instance: Instance,
     since: Instant,
     answered: bool,
+    /// Its client has left, and it goes on for others.
+    pub(crate) is_left_behind: bool,
     /// It tries a backend whose breaker was open, and that is not decided yet.
     tries: bool,
     /// Why this backend.
@@ -90,14 +94,34 @@ impl Lease {
         let fleet = Rc::clone(fleet);
         let is_trial = || matches!(member.cell.breaker_state(clock::monotonic_ms()), breaker::State::Trial);
         let tries = why.way == Way::Trial || (why.way == Way::Queue && is_trial());
-        Self { fleet, member, slot, instance, since: Instant::now(), answered: false, tries, why, queued }
+        Self {
+            fleet,
+            member,
+            slot,
+            instance,
+            since: Instant::now(),
+            answered: false,
+            is_left_behind: false,
+            tries,
+            why,
+            queued,
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer. Dropped before, it is cancelled; but where the model is
+    /// being loaded for others as well, it goes on until that is done. Called on a `LocalSet`.
+    ///
+    /// # Errors
+    /// See [`Backend::ask`](crate::Backend::ask); the breaker has been told, and the slot is given back.
+    pub async fn serve(mut self, ask: &Ask, load: Duration, first_byte: Duration) -> Result<(Exchange, Self), Failed> {
+        if self.why.fit == Fit::Loaded {
+            return self.ask(ask, load, first_byte).await.map(|exchange| (exchange, self));
+        }
+        loading::ask(self, ask.clone(), (load, first_byte)).await
     }
 
     /// Sends the request and waits for the head of the answer, with the patience that the model's state asks for.
-    ///
-    /// # Errors
-    /// See [`Backend::ask`](crate::Backend::ask); the breaker has been told.
-    pub async fn ask(&mut self, ask: &Ask, load: Duration, first_byte: Duration) -> Result<Exchange, Failed> {
+    pub(crate) async fn ask(&mut self, ask: &Ask, load: Duration, first_byte: Duration) -> Result<Exchange, Failed> {
         let (cell, instance) = (self.member.cell, self.instance);
         let is_loaded = || cell.holds(instance);
         let asked = self.member.backend.ask(ask, Patience { load, first_byte, is_loaded: &is_loaded }).await;
@@ -118,7 +142,7 @@ impl Lease {
         self.answered = true;
         let cell = self.member.cell;
         breaker::succeeded(cell.breaker());
-        cell.note(self.instance, clock::monotonic_ms() / 1000);
+        cell.note(self.instance, clock::monotonic_ms());
     }
 
     /// Says that the answer broke off.
@@ -140,17 +164,50 @@ impl Lease {
         self.member.cell.forget(self.instance.name);
     }
 
-    /// Whether another request for the model is in service here.
-    fn is_shared(&self) -> bool {
+    /// What it is to load, and where.
+    pub(crate) fn wish(&self) -> Wish {
+        let (by, instance) = (self.fleet.holder, self.instance);
+        Wish { cells: self.cells(), cell: self.member.cell, slot: self.slot, by, instance }
+    }
+
+    fn cells(&self) -> Cells {
+        self.fleet.cells
+    }
+}
+
+/// A model that a backend is to load.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish {
+    cells: Cells,
+    cell: Cell,
+    slot: usize,
+    by: Holder,
+    instance: Instance,
+}
+
+impl Wish {
+    /// Says that the client has left: the slot does not count as somebody's who wants the model any more.
+    pub(crate) fn leave_behind(self) {
         let tag = self.instance.tag();
-        self.member.cell.slots(SLOT_COUNT).iter().enumerate().any(|(place, word)| {
+        let held = |tag| Slot::Held { by: self.by, tag }.to_word();
+        let slot = &self.cell.slots(SLOT_COUNT)[self.slot];
+        // Nobody else changes a slot that is held.
+        let _always = Word::compare_exchange(slot, held(tag), held(slots::left_behind(tag)));
+    }
+
+    /// Whether another request for the model, whose client is there, is in service here.
+    fn is_served_to_others(self) -> bool {
+        let tag = self.instance.tag();
+        self.cell.slots(SLOT_COUNT).iter().enumerate().any(|(place, word)| {
             place != self.slot
                 && matches!(Slot::from_word(Word::load(word)), Slot::Held { tag: held, .. } if held == tag)
         })
     }
 
-    fn cells(&self) -> Cells {
-        self.fleet.cells
+    /// Whether the model is not there yet, and others want it of this backend.
+    pub(crate) fn is_shared(self) -> bool {
+        let wants = |waiter: Waiter| waiter.want == self.instance.to_word() && waiter.backends & self.cell.bit() != 0;
+        !self.cell.holds(self.instance) && (self.is_served_to_others() || self.cells.queue().waiters().any(wants))
     }
 }
 
@@ -163,11 +220,13 @@ impl Drop for Lease {
             breaker::leave_trial(self.member.cell.breaker(), clock::monotonic_ms());
         }
         // A backend that has not loaded the model yet does so for others that ask for it here.
-        let is_over = || self.answered || self.member.cell.holds(self.instance) || !self.is_shared();
+        let is_over = || self.answered || self.member.cell.holds(self.instance) || !self.wish().is_served_to_others();
         if self.why.fit != Fit::Loaded && is_over() {
             loads::end(self.cells().loads(), self.instance.tag(), self.member.cell.index());
         }
-        let held = Slot::Held { by: self.fleet.holder, tag: self.instance.tag() };
+        let tag = self.instance.tag();
+        let tag = if self.is_left_behind { slots::left_behind(tag) } else { tag };
+        let held = Slot::Held { by: self.fleet.holder, tag };
         self.fleet.give(&self.member, self.slot, held.to_word());
     }
 }

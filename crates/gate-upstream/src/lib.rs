@@ -15,6 +15,7 @@ mod fleet;
 mod gather;
 mod head;
 mod lease;
+mod loading;
 mod member;
 mod models;
 mod pool;

@@ -110,13 +110,13 @@ impl Yard {
 
     /// A model comes into memory.
     pub(crate) fn load(&self, place: usize, model: &str) {
-        self.cell(place).note(self.cells.instance(model, ""), gate_zone::clock::monotonic_ms() / 1000);
+        self.cell(place).note(self.cells.instance(model, ""), gate_zone::clock::monotonic_ms());
     }
 
     /// This model in memory, and no room for another.
     pub(crate) fn fill(&self, place: usize, model: &str) {
         let name = self.cells.instance(model, "").name;
-        self.cell(place).tell_in_memory(&[(name, model)], gate_zone::clock::monotonic_ms() / 1000);
+        self.cell(place).tell_in_memory(&[(name, model)], gate_zone::clock::monotonic_ms());
         self.cell(place).tell_evicted();
         assert!(!self.cell(place).has_room_beside(1));
     }

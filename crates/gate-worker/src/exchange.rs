@@ -139,18 +139,19 @@ fn ask(client: &Caller, path: &'static str, body: Option<Bytes>) -> Ask {
 /// not answer) and the retry budget has something left.
 async fn serve(gate: &Gate, want: &mut Want, ask: &Ask, ledger: &mut Ledger) -> Result<(Exchange, Lease), Rejection> {
     loop {
-        let mut lease = gate.fleet.turn(want).await?;
+        let lease = gate.fleet.turn(want).await?;
         ledger.serves(&lease);
+        let member = Rc::clone(&lease.member);
+        want.tried |= member.cell().bit();
         let asked = Instant::now();
-        let answered = lease.ask(ask, gate.plan.load_timeout, gate.plan.first_byte_timeout).await;
-        want.tried |= lease.member.cell().bit();
+        let answered = lease.serve(ask, gate.plan.load_timeout, gate.plan.first_byte_timeout).await;
         let ran = match &answered {
             // "Busy" says that it was not run.
-            Ok(exchange) if exchange.head.status == StatusCode::SERVICE_UNAVAILABLE => Ran::No,
+            Ok((exchange, _)) if exchange.head.status == StatusCode::SERVICE_UNAVAILABLE => Ran::No,
             Ok(_) => {
                 ledger.upstream(asked.elapsed());
                 gate.fleet.earn_retry();
-                return Ok((answered.map_err(|failed| failed.why)?, lease));
+                return answered.map_err(|failed| failed.why);
             }
             Err(failed) => failed.ran,
         };
@@ -161,11 +162,11 @@ async fn serve(gate: &Gate, want: &mut Want, ask: &Ask, ledger: &mut Ledger) -> 
         };
         if !may || !gate.fleet.has_another(want) || !gate.fleet.may_retry() {
             ledger.upstream(asked.elapsed());
-            return answered.map(|exchange| (exchange, lease)).map_err(|failed| failed.why);
+            return answered.map_err(|failed| failed.why);
         }
         let why = answered.map_or_else(|failed| failed.why.to_string(), |_| "it is busy (503)".to_owned());
         if gate.warnings.pass(clock::monotonic_ms()).is_some() {
-            log::warn!("{}: {why}; the request goes to another backend", lease.member.backend);
+            log::warn!("{}: {why}; the request goes to another backend", member.backend);
         }
     }
 }

@@ -318,11 +318,12 @@ impl Cell {
         slots::in_flight(self.slots(backend::SLOT_COUNT))
     }
 
-    /// Whether a request for the model with this tag is in service.
+    /// Whether a request for the model with this tag is in service, its client there or not.
     pub fn serves(self, tag: u32) -> bool {
+        let left = slots::left_behind(tag);
         self.slots(backend::SLOT_COUNT).iter().any(|slot| {
             let word = Word::load(slot);
-            word != FREE && matches!(Slot::from_word(word), Slot::Held { tag: held, .. } if held == tag)
+            word != FREE && matches!(Slot::from_word(word), Slot::Held { tag: held, .. } if held == tag || held == left)
         })
     }
 
@@ -402,9 +403,9 @@ impl Cell {
         residents::holds(self.residents(), wanted)
     }
 
-    /// Notes that it has just answered, at this second of `CLOCK_MONOTONIC`.
-    pub fn note(self, seen: Instance, now_s: u64) {
-        residents::note(self.residents(), seen, now_s);
+    /// Notes that it has just answered, at this millisecond of `CLOCK_MONOTONIC`.
+    pub fn note(self, seen: Instance, now_ms: u64) {
+        residents::note(self.residents(), seen, residents::tick(now_ms));
     }
 
     /// Notes that a model has left memory.
@@ -412,10 +413,12 @@ impl Cell {
         residents::forget(self.residents(), name);
     }
 
-    /// Tells which models are in memory (hash and name), as listed when asked at `asked_s`. Monitor only.
-    pub fn tell_in_memory(self, listed: &[(u32, &str)], asked_s: u64) {
+    /// Tells which models are in memory (hash and name), as listed when asked at `asked_ms`. Monitor only.
+    pub fn tell_in_memory(self, listed: &[(u32, &str)], asked_ms: u64) {
         let names: Vec<u32> = listed.iter().map(|(name, _)| *name).collect();
-        for (place, (_, name)) in residents::follow(self.residents(), &names, asked_s).into_iter().zip(listed) {
+        for (place, (_, name)) in
+            residents::follow(self.residents(), &names, residents::tick(asked_ms)).into_iter().zip(listed)
+        {
             if let Some(place) = place {
                 self.write_name(place, name);
             }

@@ -297,7 +297,7 @@ fn what_is_being_loaded_takes_its_room_already() {
     play(async || {
         let yard = Yard::new(&[4]);
         let names = ["x", "y"].map(|model| (yard.cells.instance(model, "").name, model));
-        yard.cell(0).tell_in_memory(&names, now_s());
+        yard.cell(0).tell_in_memory(&names, clock::monotonic_ms());
         yard.cell(0).tell_evicted();
         yard.cell(0).forget(names[1].0);
         let fleet = yard.process();

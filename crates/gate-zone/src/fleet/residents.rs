@@ -10,8 +10,16 @@ use crate::word::Word;
 const NAME: u32 = 32;
 const OPTIONS: u32 = 16;
 
-/// Stamps are seconds, compared around their end.
+/// Stamps are compared around their end, which is 70 minutes away. A model that stays is stamped anew with each list.
 const STAMP_HALF: u16 = 1 << 15;
+
+/// Milliseconds of a stamp's unit, as a power of two: fine enough to tell what was seen before a list from what came after.
+const TICK: u32 = 6;
+
+/// A stamp for this millisecond.
+pub(super) fn tick(now_ms: u64) -> u16 {
+    (now_ms >> TICK) as u16
+}
 
 /// A model with the options that it is loaded with, by hashes of both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,8 +46,8 @@ impl Instance {
         self.name ^ (u32::from(self.options) << 13 | u32::from(self.options) >> 3)
     }
 
-    fn resident(self, now_s: u16) -> u64 {
-        u64::from(self.name) << NAME | u64::from(self.options) << OPTIONS | u64::from(now_s)
+    fn resident(self, now: u16) -> u64 {
+        u64::from(self.name) << NAME | u64::from(self.options) << OPTIONS | u64::from(now)
     }
 }
 
@@ -58,13 +66,13 @@ pub fn holds<W: Word>(residents: &[W], wanted: Instance) -> bool {
 }
 
 /// Notes that this instance has just answered. One more than there is room for is not noted.
-pub fn note<W: Word>(residents: &[W], seen: Instance, now_s: u64) {
-    let new = seen.resident(now_s as u16);
+pub fn note<W: Word>(residents: &[W], seen: Instance, now: u16) {
+    let new = seen.resident(now);
     for word in residents {
         let held = word.load();
         if (held >> NAME) as u32 == seen.name {
-            // Seconds are fine enough: most answers find the word as they would write it. And who was quicker has noted the
-            // same; to look for another place would note the model twice.
+            // On a busy backend most answers find the word as they would write it. And who was quicker has noted the same; to
+            // look for another place would note the model twice.
             let _quicker = held == new || word.compare_exchange(held, new).is_ok();
             return;
         }
@@ -87,9 +95,9 @@ pub fn forget<W: Word>(residents: &[W], name: u32) {
     }
 }
 
-/// Brings the words to what the backend listed when it was asked at `asked_s`. Gives for each listed name the place where
+/// Brings the words to what the backend listed when it was asked at `asked`. Gives for each listed name the place where
 /// it stands, if there was room.
-pub fn follow<W: Word>(residents: &[W], listed: &[u32], asked_s: u64) -> Vec<Option<usize>> {
+pub fn follow<W: Word>(residents: &[W], listed: &[u32], asked: u16) -> Vec<Option<usize>> {
     for (place, word) in residents.iter().enumerate() {
         let held = word.load();
         let is_name = |other: &W| other.load() >> NAME == held >> NAME;
@@ -99,16 +107,17 @@ pub fn follow<W: Word>(residents: &[W], listed: &[u32], asked_s: u64) -> Vec<Opt
             continue;
         }
         let is_listed = listed.contains(&((held >> NAME) as u32));
-        // A worker that saw it answer in the same second may have seen it after the list was made.
-        let is_older = (asked_s as u16).wrapping_sub(held as u16).wrapping_sub(1) < STAMP_HALF;
-        if held != 0 && !is_listed && is_older {
-            let _newer = word.compare_exchange(held, 0);
+        // A worker that saw it answer in the same tick may have seen it after the list was made.
+        let is_older = asked.wrapping_sub(held as u16).wrapping_sub(1) < STAMP_HALF;
+        if held != 0 && is_older {
+            let new = if is_listed { held & !u64::from(u16::MAX) | u64::from(asked) } else { 0 };
+            let _newer = word.compare_exchange(held, new);
         }
     }
     let stands = |name: u32| residents.iter().position(|word| (word.load() >> NAME) as u32 == name);
     let place = |name: u32| {
         stands(name).or_else(|| {
-            let new = Instance { name, options: 0 }.resident(asked_s as u16);
+            let new = Instance { name, options: 0 }.resident(asked);
             residents.iter().position(|word| word.load() == 0 && word.compare_exchange(0, new).is_ok())
         })
     };
@@ -142,16 +151,27 @@ mod tests {
     #[test]
     fn lists_are_followed_but_not_against_what_came_later() {
         let words: [AtomicU64; 3] = Default::default();
-        for start in [100, u64::from(u16::MAX)] {
+        for start in [100_u16, u16::MAX] {
+            let later = |ticks| start.wrapping_add(ticks);
             note(&words, plain(1), start);
-            note(&words, plain(2), start + 5);
-            assert_eq!(follow(&words, &[3, 4, 5], start + 5), [Some(0), Some(2), None]);
+            note(&words, plain(2), later(5));
+            assert_eq!(follow(&words, &[3, 4, 5], later(5)), [Some(0), Some(2), None]);
             assert!(holds(&words, plain(2)), "it answered while the list was made");
-            assert_eq!(follow(&words, &[3], start + 6), [Some(0)]);
+            assert_eq!(follow(&words, &[3], later(6)), [Some(0)]);
             assert_eq!(all(&words).collect::<Vec<_>>(), [plain(3)]);
-            assert_eq!(follow(&words, &[], start + 9), []);
+            assert_eq!(follow(&words, &[], later(9)), []);
             assert_eq!(all(&words).count(), 0);
         }
+    }
+
+    #[test]
+    fn a_model_that_stays_for_hours_can_still_leave() {
+        let words: [AtomicU64; 1] = Default::default();
+        note(&words, plain(1), 0);
+        let hours = (0..5 * 3600 * 1000_u64).step_by(60_000);
+        let last = hours.map(tick).inspect(|asked| assert_eq!(follow(&words, &[1], *asked), [Some(0)])).last().unwrap();
+        follow(&words, &[], last.wrapping_add(2));
+        assert_eq!(all(&words).count(), 0);
     }
 
     /// A word that another process has changed whenever it is swapped.

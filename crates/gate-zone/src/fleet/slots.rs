@@ -116,6 +116,11 @@ impl Slot {
     }
 }
 
+/// The tag of a request whose client has left, and that goes on for others which want the model with `tag`.
+pub fn left_behind(tag: u32) -> u32 {
+    !tag
+}
+
 /// The part of a ticket that an offered slot carries.
 pub(crate) fn short_ticket(ticket: u64) -> u32 {
     (ticket & TICKET_MASK) as u32
