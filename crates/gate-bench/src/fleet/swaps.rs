@@ -122,7 +122,7 @@ fn run(ground: &Ground<'_>, sharer: Sharer, (sequence, scale): (u64, u32)) -> Re
         asked.set(asked.get() + 1);
         (asked.get() <= REQUESTS).then(|| (asked.get(), body(sequence << 32 | asked.get(), scale)))
     };
-    let records = client::run(port, &[1; CLIENTS], Rc::new(next))?;
+    let records = client::run(port, &[1; CLIENTS], &(Rc::new(next) as Rc<client::Next>))?;
     let counters: Vec<_> = backends.iter().map(|backend| backend.sim.counters()).collect();
     Ok(Found {
         sharer,
