@@ -61,7 +61,7 @@ fn measure(ground: &Ground<'_>, options: &Options, found: &mut bars::Found) -> R
         found.cancel = cancel::measure(ground)?;
     }
     if options.does(Part::Swaps) {
-        found.swaps = unless_missing(swaps::measure(ground))?.unwrap_or_default();
+        found.swaps = unless_missing(swaps::measure(ground, options.scale))?.unwrap_or_default();
     }
     Ok(())
 }
@@ -78,11 +78,11 @@ fn unless_missing<T>(found: Result<T, Complaint>) -> Result<Option<T>, Complaint
 }
 
 fn tell_setting(options: &Options) {
-    let Options { rounds, seconds, .. } = options;
+    let Options { rounds, seconds, scale, .. } = options;
     println!("- leasing: in process, processor time, medians of runs of 10^6; every backend has the model in memory");
     println!("- requests/s: medians of {rounds} interleaved rounds, {seconds} s each, wrk -t1 -c32, one worker each");
     println!("- fair wait: clients x mean service / slots; waits are all of an answer's time but the backend's");
-    println!("- swaps: 3 models that load in 3, 4 and 5 s, answers of 0.6 to 1.4 s, all times over {}\n", swaps::SCALE);
+    println!("- swaps: 3 models that load in 3, 4 and 5 s, answers of 0.6 to 1.4 s, all times over {scale}\n");
 }
 
 /// A number of slots, as the simulation takes it.

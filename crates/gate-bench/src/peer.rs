@@ -262,7 +262,8 @@ pub(crate) fn nginx_configuration(room: &Path, port: u16, (balance, upstream): (
         Balance::LeastConnections if upstream.len() > 1 => "least_conn; ",
         Balance::LeastConnections | Balance::RoundRobin => "",
     };
-    let servers: String = upstream.iter().map(|port| format!("server 127.0.0.1:{port}; ")).collect();
+    let servers: Vec<String> = upstream.iter().map(|port| format!("server 127.0.0.1:{port}; ")).collect();
+    let servers = servers.concat();
     format!(
         "daemon off; pid {room}/nginx.pid; error_log {room}/error.log; worker_processes 1;
 events {{ worker_connections 2048; }}

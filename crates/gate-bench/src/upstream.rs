@@ -68,7 +68,8 @@ fn in_memory() -> String {
 }
 
 fn configuration(room: &Path, ports: &[u16]) -> String {
-    let listens: String = ports.iter().map(|port| format!("listen 127.0.0.1:{port} backlog=1024; ")).collect();
+    let listens: Vec<String> = ports.iter().map(|port| format!("listen 127.0.0.1:{port} backlog=1024; ")).collect();
+    let listens = listens.concat();
     format!(
         "daemon off; pid {room}/nginx.pid; error_log {room}/error.log; worker_processes 1;
 events {{ worker_connections 2048; }}

@@ -42,7 +42,7 @@ pub(crate) struct Record {
 pub(crate) type Next = dyn Fn() -> Option<(u64, String)>;
 
 /// Runs so many connections of each client until each has nothing to ask any more; all records, by their end.
-pub(crate) fn run(port: u16, connections: &[usize], next: Rc<Next>) -> Result<Vec<Record>, Complaint> {
+pub(crate) fn run(port: u16, connections: &[usize], next: &Rc<Next>) -> Result<Vec<Record>, Complaint> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Complaint::io("starting clients"))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -50,7 +50,7 @@ pub(crate) fn run(port: u16, connections: &[usize], next: Rc<Next>) -> Result<Ve
         let mut tasks = tokio::task::JoinSet::new();
         for (client, count) in connections.iter().enumerate() {
             for _ in 0..*count {
-                tasks.spawn_local(ask_on(Client::new(port, client), epoch, Rc::clone(&next)));
+                tasks.spawn_local(ask_on(Client::new(port, client), epoch, Rc::clone(next)));
             }
         }
         let mut records = Vec::new();
@@ -96,13 +96,12 @@ impl Client {
 
     /// A connection is kept only after a whole answer; dropping the future closes it.
     async fn ask(&mut self, body: &str) -> io::Result<Answer> {
-        let mut stream = match self.kept.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(self.server).await?;
-                stream.set_nodelay(true)?;
-                stream
-            }
+        let mut stream = if let Some(stream) = self.kept.take() {
+            stream
+        } else {
+            let stream = TcpStream::connect(self.server).await?;
+            stream.set_nodelay(true)?;
+            stream
         };
         stream.write_all(request(self.server, self.number, body).as_bytes()).await?;
         let (mut held, mut part) = (Vec::new(), [0; PART]);
@@ -149,13 +148,13 @@ mod tests {
     #[test]
     fn everything_that_is_asked_is_recorded() {
         let backend = Backend::start().unwrap();
-        let asked = Cell::new(0);
+        let asked = Cell::new(0_u64);
         let next = move || {
             asked.set(asked.get() + 1);
             let prompt = if asked.get() == 7 { "@drop" } else { "hello" };
             (asked.get() <= 20).then(|| (asked.get(), format!(r#"{{"model":"m","prompt":"{prompt}","stream":false}}"#)))
         };
-        let records = run(backend.port, &[2, 0, 1], Rc::new(next)).unwrap();
+        let records = run(backend.port, &[2, 0, 1], &(Rc::new(next) as Rc<Next>)).unwrap();
         let mut numbers: Vec<u64> = records.iter().map(|record| record.number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
@@ -169,7 +168,7 @@ mod tests {
     fn draws_differ_and_repeat() {
         let draws: std::collections::HashSet<u64> = (0..1000).map(drawn).collect();
         assert_eq!((draws.len(), drawn(7)), (1000, drawn(7)));
-        let thirds = (0..3000).filter(|seed| drawn(*seed) % 3 == 0).count();
+        let thirds = (0..3000).filter(|seed| drawn(*seed).is_multiple_of(3)).count();
         assert!((900..1100).contains(&thirds), "{thirds}");
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn measure(ground: &Ground<'_>) -> Result<Found, Complaint> {
     for backlog in [BACKLOG, 1] {
         let connections: Vec<usize> =
             (0..CLIENTS).map(|one| if one == 0 { GREED * backlog } else { backlog }).collect();
-        let records = client::run(gate.port, &connections, Rc::new(asker()))?;
+        let records = client::run(gate.port, &connections, &(Rc::new(asker()) as Rc<client::Next>))?;
         found.failed += records.iter().filter(|record| record.status != Some(200)).count();
         let counted = records.iter().filter(|record| (WARM_UP..WARM_UP + MEASURED).contains(&record.ended));
         if backlog == BACKLOG {
@@ -114,7 +114,7 @@ fn service(number: u64) -> Duration {
 
 /// All of an answer's time but that of the backend.
 fn waited_us(record: &Record) -> u32 {
-    let waited = (record.ended - record.began).saturating_sub(service(record.number));
+    let waited = record.ended.saturating_sub(record.began).saturating_sub(service(record.number));
     u32::try_from(waited.as_micros()).unwrap_or(u32::MAX)
 }
 

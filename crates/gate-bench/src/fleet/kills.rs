@@ -76,7 +76,7 @@ pub(crate) fn measure(ground: &Ground<'_>) -> Result<Found, Complaint> {
             let body = ask(Duration::from_millis(5 + drawn(asked.get()) % 50));
             (!load.load(Ordering::Relaxed)).then(|| (asked.get(), body))
         };
-        client::run(port, &CONNECTIONS, Rc::new(next))
+        client::run(port, &CONNECTIONS, &(Rc::new(next) as Rc<client::Next>))
     });
     let load = load.map_err(Complaint::io("starting a load"))?;
     let killed = kill_workers(&gate);
@@ -125,13 +125,15 @@ fn kill_workers(gate: &Gate) -> Result<u64, Complaint> {
 /// As many requests as there are slots, at once: how many of them the backends did not have at one time.
 fn burst(gate: &Gate, backends: &[Backend]) -> Result<u64, Complaint> {
     let all = BACKENDS * usize::from(SLOTS);
-    backends.iter().for_each(|backend| backend.sim.reset());
+    for backend in backends {
+        backend.sim.reset();
+    }
     let asked = std::cell::Cell::new(0);
     let next = move || {
         asked.set(asked.get() + 1);
         (asked.get() <= all as u64).then(|| (asked.get(), ask(BURST)))
     };
-    client::run(gate.port, &vec![1; all], Rc::new(next))?;
+    client::run(gate.port, &vec![1; all], &(Rc::new(next) as Rc<client::Next>))?;
     let most: u64 = backends.iter().map(|backend| backend.sim.counters().generating_max).sum();
     Ok((all as u64).saturating_sub(most))
 }

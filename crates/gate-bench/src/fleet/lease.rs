@@ -69,15 +69,15 @@ impl Ground {
         let specs: Vec<Spec> = (0..BACKENDS).map(|number| spec(number, slots)).collect();
         let keys: Vec<u64> = specs.iter().map(|spec| zone.fleet().hash(spec.url.as_bytes())).collect();
         let trouble = |said: String| Complaint::Program { name: "the zone".to_owned(), said };
-        let named: Vec<(u32, &str)> =
+        let known_models: Vec<(u32, &str)> =
             models.iter().map(|model| (zone.fleet().instance(model, "").name, model.as_str())).collect();
-        let names: Vec<u32> = named.iter().map(|(name, _)| *name).collect();
+        let hashes: Vec<u32> = known_models.iter().map(|(hash, _)| *hash).collect();
         let other = Holder::new(2, 2);
         for key in &keys {
             let cell = zone.fleet().claim(*key, &keys).map_err(|full| trouble(full.to_string()))?;
             cell.tell_probe(Probe::Healthy);
-            cell.tell_listed(Some(&names));
-            cell.tell_in_memory(&named[..2], 0);
+            cell.tell_listed(Some(&hashes));
+            cell.tell_in_memory(&known_models[..2], 0);
             for taken in 0..slots / 2 {
                 // Every other one.
                 slots::take(cell.slots(slots), 2 * taken, other, 7);
@@ -97,7 +97,7 @@ impl Ground {
         for number in 0..TURNS {
             self.turn(u64::from(number) % CONVERSATIONS + 1)?;
         }
-        Ok((own_time()? - began).as_nanos() as f64 / f64::from(TURNS))
+        Ok(own_time()?.saturating_sub(began).as_nanos() as f64 / f64::from(TURNS))
     }
 
     fn turn(&self, conversation: u64) -> Result<(), Complaint> {

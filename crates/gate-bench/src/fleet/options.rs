@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use crate::complaint::Complaint;
 use crate::options::{ROUNDS_MAX, SECONDS_MAX, number, path, usage};
 
+/// The scale of loads and answers: a run of some minutes becomes one of one.
+const SCALE: u32 = 10;
+/// Beyond this, the timers' own steps would be measured.
+const SCALE_MAX: u32 = 50;
+
 /// One thing that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -46,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) rounds: u32,
     /// Of each of its measurements.
     pub(crate) seconds: u32,
+    /// What the times of loads and answers are divided by where loads are measured.
+    pub(crate) scale: u32,
     pub(crate) gate: Option<PathBuf>,
     /// Empty is all.
     parts: Vec<Part>,
@@ -53,7 +60,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rounds: 5, seconds: 5, gate: None, parts: Vec::new() }
+        Self { rounds: 5, seconds: 5, scale: SCALE, gate: None, parts: Vec::new() }
     }
 }
 
@@ -85,6 +92,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Optio
             "--help" | "-h" => return Ok(None),
             "--rounds" => options.rounds = number(name, value(), 1..=ROUNDS_MAX)?,
             "--seconds" => options.seconds = number(name, value(), 1..=SECONDS_MAX)?,
+            "--scale" => options.scale = number(name, value(), 1..=SCALE_MAX)?,
             "--only" => options.select(&value().ok_or_else(|| usage("--only needs a value"))?)?,
             "--gate" => options.gate = Some(path(name, value())?),
             _ => return Err(usage(format!("{name} is no option of fleet"))),
@@ -105,10 +113,11 @@ mod tests {
     fn everything_unless_named() {
         let all = read("").unwrap().unwrap();
         assert!(Part::ALL.into_iter().all(|part| all.does(part)));
-        let some = read("--only lease,kills --only=swaps --rounds 2 --seconds=3 --gate /bin/gate").unwrap().unwrap();
+        let some =
+            read("--only lease,kills --only=swaps --rounds 2 --seconds=3 --scale 1 --gate /bin/gate").unwrap().unwrap();
         let done: Vec<Part> = Part::ALL.into_iter().filter(|part| some.does(*part)).collect();
         assert_eq!(done, [Part::Lease, Part::Kills, Part::Swaps]);
-        assert_eq!((some.rounds, some.seconds, some.gate), (2, 3, Some("/bin/gate".into())));
+        assert_eq!((some.rounds, some.seconds, some.scale, some.gate), (2, 3, 1, Some("/bin/gate".into())));
         assert_eq!(read("--help"), Ok(None));
     }
 

@@ -1,8 +1,8 @@
 //! Three models on two backends that hold two each: how often models make room for others, and how long all takes, beside
 //! round robin over the same backends with the same requests.
 //!
-//! Loads take a few seconds and answers about one; here all times are a tenth of that, but for those of the gate's own
-//! clocks (a look at a backend's memory each second), which makes it harder for the gate.
+//! Loads take a few seconds and answers about one; both are divided by a scale, so that a run does not take all day. The
+//! gate's own clocks are not: it looks at a backend's memory each second, and a large scale makes it look seldom.
 
 use std::cell::Cell;
 use std::fmt;
@@ -22,8 +22,6 @@ use crate::probe;
 use crate::started::Started;
 use crate::tools;
 
-/// What all times of loads and answers are divided by.
-pub(crate) const SCALE: u32 = 10;
 /// The models, and how long each takes to load, before scaling.
 const MODELS: [(&str, Duration); 3] =
     [("small:1b", Duration::from_secs(3)), ("middle:3b", Duration::from_secs(4)), ("large:8b", Duration::from_secs(5))];
@@ -75,11 +73,11 @@ pub(crate) struct Found {
 }
 
 /// Runs every sequence through both.
-pub(crate) fn measure(ground: &Ground<'_>) -> Result<Vec<Found>, Complaint> {
+pub(crate) fn measure(ground: &Ground<'_>, scale: u32) -> Result<Vec<Found>, Complaint> {
     let mut found = Vec::new();
     for sequence in 0..SEQUENCES {
         for sharer in [Sharer::RoundRobin, Sharer::Gate] {
-            let one = run(ground, sharer, sequence)?;
+            let one = run(ground, sharer, (sequence, scale))?;
             eprintln!(
                 "swaps: {sharer}: {} swaps, {} loads, {:.1} s, {} failed",
                 one.swaps, one.loads, one.seconds, one.failed
@@ -102,8 +100,8 @@ pub(crate) fn sum(found: &[Found], sharer: Sharer) -> Option<Found> {
     })
 }
 
-fn run(ground: &Ground<'_>, sharer: Sharer, sequence: u64) -> Result<Found, Complaint> {
-    let models = MODELS.map(|(name, load)| Model { load_time: load / SCALE, ..Model::named(name) });
+fn run(ground: &Ground<'_>, sharer: Sharer, (sequence, scale): (u64, u32)) -> Result<Found, Complaint> {
+    let models = MODELS.map(|(name, load)| Model { load_time: load / scale, ..Model::named(name) });
     let config = Config { models: models.into(), memory: MEMORY, slots: slots(SLOTS), recorded: 0, ..Config::echo() };
     let backends: Vec<Backend> = (0..BACKENDS).map(|_| Backend::of(config.clone())).collect::<Result<_, _>>()?;
     let ports: Vec<u16> = backends.iter().map(|backend| backend.port).collect();
@@ -122,9 +120,9 @@ fn run(ground: &Ground<'_>, sharer: Sharer, sequence: u64) -> Result<Found, Comp
     let asked = Cell::new(0);
     let next = move || {
         asked.set(asked.get() + 1);
-        (asked.get() <= REQUESTS).then(|| (asked.get(), body(sequence << 32 | asked.get())))
+        (asked.get() <= REQUESTS).then(|| (asked.get(), body(sequence << 32 | asked.get(), scale)))
     };
-    let records = client::run(port, &[1; CLIENTS], Rc::new(next))?;
+    let records = client::run(port, &[1; CLIENTS], &(Rc::new(next) as Rc<client::Next>))?;
     let counters: Vec<_> = backends.iter().map(|backend| backend.sim.counters()).collect();
     Ok(Found {
         sharer,
@@ -155,9 +153,9 @@ fn round_robin(ground: &Ground<'_>, name: &str, upstream: &[u16]) -> Result<(u16
 }
 
 /// Each model as often as the others, in an order that a seed gives.
-fn body(seed: u64) -> String {
+fn body(seed: u64, scale: u32) -> String {
     let (model, _) = MODELS[(drawn(seed) % MODELS.len() as u64) as usize];
-    let service = Duration::from_millis(SERVICE_MIN_MS + drawn(!seed) % SERVICE_SPREAD_MS) / SCALE;
+    let service = Duration::from_millis(SERVICE_MIN_MS + drawn(!seed) % SERVICE_SPREAD_MS) / scale;
     format!(r#"{{"model":"{model}","prompt":"@sleep:{}","stream":false}}"#, service.as_secs_f64())
 }
 
@@ -167,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_sequence_is_the_same_each_time_and_even() {
-        let bodies: Vec<String> = (0..3000).map(body).collect();
-        assert_eq!(bodies, (0..3000).map(body).collect::<Vec<_>>());
+        let bodies: Vec<String> = (0..3000).map(|seed| body(seed, 10)).collect();
+        assert_eq!(bodies, (0..3000).map(|seed| body(seed, 10)).collect::<Vec<_>>());
         for (model, _) in MODELS {
             let count = bodies.iter().filter(|body| body.contains(model)).count();
             assert!((900..1100).contains(&count), "{model}: {count}");
