@@ -110,8 +110,8 @@ fn twelve_streams(site: &Site, round: &str) -> Vec<Running> {
         let prompt = prompt(&format!("{round}-{number}."), LONG);
         (site.send_from(number, &stream(&prompt)), prompt)
     };
-    let begun: Vec<_> = (0..12).map(begin).collect();
-    let running = begun.into_iter().map(|(mut client, prompt)| {
+    let opened: Vec<_> = (0..12).map(begin).collect();
+    let running = opened.into_iter().map(|(mut client, prompt)| {
         assert_eq!(client.head().unwrap().0, 200);
         let place = site.place_of(prompt.split(' ').next().unwrap());
         Running { client, prompt, place }
@@ -202,8 +202,8 @@ fn is_used_again(site: &Site, place: usize) {
         number += 1;
         // Streams, which take their time: each host gets some, and nginx, which counts requests, lets them all pass.
         let begin = |client| site.send_from(client, &stream(&prompt("again", Duration::from_millis(500))));
-        let begun: Vec<_> = (0..6).map(begin).collect();
-        for mut client in begun {
+        let opened: Vec<_> = (0..6).map(begin).collect();
+        for mut client in opened {
             let answer = client.answer("POST").unwrap();
             assert_eq!(answer.status, 200, "round {number}: {}", answer.text());
             assert_eq!(answer.lines().last().unwrap()["done"], true, "round {number}: {}", answer.text());
