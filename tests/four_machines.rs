@@ -106,12 +106,12 @@ struct Running {
 /// Twelve streams, all that three hosts with four slots each work on at once; their heads have been read.
 #[track_caller]
 fn twelve_streams(site: &Site, round: &str) -> Vec<Running> {
-    let begin = |number: usize| {
+    let start = |number: usize| {
         let prompt = prompt(&format!("{round}-{number}."), LONG);
         (site.send_from(number, &stream(&prompt)), prompt)
     };
-    let opened: Vec<_> = (0..12).map(begin).collect();
-    let running = opened.into_iter().map(|(mut client, prompt)| {
+    let begun: Vec<_> = (0..12).map(start).collect();
+    let running = begun.into_iter().map(|(mut client, prompt)| {
         assert_eq!(client.head().unwrap().0, 200);
         let place = site.place_of(prompt.split(' ').next().unwrap());
         Running { client, prompt, place }
@@ -201,9 +201,9 @@ fn is_used_again(site: &Site, place: usize) {
     wait_for(&format!("vm{} to be used again", place + 1), || {
         number += 1;
         // Streams, which take their time: each host gets some, and nginx, which counts requests, lets them all pass.
-        let begin = |client| site.send_from(client, &stream(&prompt("again", Duration::from_millis(500))));
-        let opened: Vec<_> = (0..6).map(begin).collect();
-        for mut client in opened {
+        let start = |client| site.send_from(client, &stream(&prompt("again", Duration::from_millis(500))));
+        let begun: Vec<_> = (0..6).map(start).collect();
+        for mut client in begun {
             let answer = client.answer("POST").unwrap();
             assert_eq!(answer.status, 200, "round {number}: {}", answer.text());
             assert_eq!(answer.lines().last().unwrap()["done"], true, "round {number}: {}", answer.text());

@@ -6,7 +6,8 @@ use ollama_sim::{Config, Personality};
 use serde_json::{Value, json};
 
 use crate::stage::{
-    ARTICLE, Front, MODEL, answer, article, backend, front, generate, knows, pair, slow_to_load, stalled, upstream,
+    ARTICLE, Front, MODEL, answer, article, backend, front, generate, knows, pair, preload, slow_to_load, stalled,
+    upstream,
 };
 use crate::support::http::{Answer, Request};
 use crate::support::sim::Backend;
@@ -54,8 +55,14 @@ fn a_line_says_who_served_what_it_cost_and_why() {
     for (id, request, why) in cases {
         let (answer, line) = told(&front, id, request);
         assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!((&line["backend"], &line["why"], &line["client"]), (&json!("gpu1"), &json!(why), &json!("127.0.0.1")));
-        assert_eq!((&line["queue_ms"], &line["queue_position"], &line["tries"]), (&json!(0.0), &json!(0), &Value::Null));
+        assert_eq!(
+            (&line["backend"], &line["why"], &line["client"]),
+            (&json!("gpu1"), &json!(why), &json!("127.0.0.1"))
+        );
+        assert_eq!(
+            (&line["queue_ms"], &line["queue_position"], &line["tries"]),
+            (&json!(0.0), &json!(0), &Value::Null)
+        );
         assert_eq!(line.get("fault"), None, "{line}");
         // What the backend itself says of it is what the line says.
         let last = if id == "article" { Value::Null } else { answer.lines().pop().unwrap() };
@@ -174,7 +181,11 @@ fn a_request_id_is_kept_when_it_is_well_formed_and_made_otherwise() {
     // Refusals have one as well, and pages.
     for request in [Request::get("/nowhere"), Request::get("/api/tags"), Request::post(ARTICLE, &json!({}))] {
         let (answer, line) = told(&front, "refused-1", &request);
-        assert_eq!((answer.header("x-request-id"), &line["id"]), (Some("refused-1"), &json!("refused-1")), "{answer:?}");
+        assert_eq!(
+            (answer.header("x-request-id"), &line["id"]),
+            (Some("refused-1"), &json!("refused-1")),
+            "{answer:?}"
+        );
     }
 }
 
@@ -211,11 +222,13 @@ fn a_backend_is_told_by_its_name_and_never_by_its_address() {
     let unnamed = backend();
     let upstreams = [upstream(&named, "name=gpu1 slots=1 models=a"), upstream(&unnamed, "slots=1 models=b,m")];
     let front = front(&upstreams, &["--breaker-failures=0"]);
-    let prompts = ["hi", "@500", "@503", "@404", "@drop", "@redirect", "@html", "@sim:cut:1 a b", "@sim:reset:before-head a"];
+    let prompts =
+        ["hi", "@500", "@503", "@404", "@drop", "@redirect", "@html", "@sim:cut:1 a b", "@sim:reset:before-head a"];
     for prompt in prompts {
         for request in [generate("a", prompt), generate("b", prompt), article(prompt)] {
             let answer = front.gate.ask(&request);
-            let name = if request.bytes().windows(11).any(|part| part == b"\"model\":\"a\"") { "gpu1" } else { "ollama-2" };
+            let name =
+                if request.bytes().windows(11).any(|part| part == b"\"model\":\"a\"") { "gpu1" } else { "ollama-2" };
             assert_eq!(answer.header("x-gate-backend"), Some(name), "{prompt}: {answer:?}");
             let told = format!("{:?} {}", answer.headers, answer.text());
             for backend in [&named, &unnamed] {
@@ -231,18 +244,42 @@ fn a_backend_is_told_by_its_name_and_never_by_its_address() {
     let answer = front.gate.ask(&generate("a", "hi"));
     assert_eq!((answer.status, answer.header("x-gate-backend")), (502, Some("gpu1")));
     assert!(!format!("{:?} {}", answer.headers, answer.text()).contains(&port), "{answer:?}");
-    // Questions that need no model say whom they asked.
-    let tags = front.gate.get("/api/tags");
-    assert_eq!((tags.status, tags.header("x-gate-queue-ms")), (200, None), "{tags:?}");
-    assert!(["gpu1", "ollama-2"].contains(&tags.header("x-gate-backend").unwrap()));
+}
+
+/// Whether the monitor has noticed yet or not.
+#[test]
+fn a_question_that_needs_no_model_is_answered_while_one_backend_is_there() {
+    let (here, gone) = (backend(), backend());
+    let front = front(&[upstream(&here, "name=here"), upstream(&gone, "name=gone")], &[]);
+    knows(&front, &["here", "gone"], 1);
+    let mut asked: Vec<String> = Vec::new();
+    while !(asked.contains(&"here".to_owned()) && asked.contains(&"gone".to_owned())) {
+        let tags = front.gate.get("/api/tags");
+        assert_eq!((tags.status, tags.header("x-gate-queue-ms")), (200, None), "{tags:?}");
+        asked.push(tags.header("x-gate-backend").unwrap().to_owned());
+        assert!(asked.len() < 100, "only one is asked: {asked:?}");
+    }
+    drop(gone);
+    for path in ["/api/tags", "/api/ps", "/api/version"] {
+        for _ in 0..3 {
+            let answer = front.gate.get(path);
+            assert_eq!((answer.status, answer.header("x-gate-backend")), (200, Some("here")), "{path}: {answer:?}");
+        }
+    }
 }
 
 #[test]
 fn a_second_try_is_counted_and_the_one_that_answered_is_named() {
     let (busy, good) = (backend(), backend());
-    busy.sim.script([ollama_sim::Rule { times: 1000, path: Some("/api/generate".into()), ..ollama_sim::Fault::Status(503).into() }]);
+    preload([&busy], MODEL);
+    busy.sim.script([ollama_sim::Rule {
+        times: 1000,
+        path: Some("/api/generate".into()),
+        ..ollama_sim::Fault::Status(503).into()
+    }]);
     let front = front(&[upstream(&busy, "name=busy"), upstream(&good, "name=good")], &["--breaker-failures=0"]);
     knows(&front, &["busy", "good"], 1);
+    front.has_loaded(&["busy"], &[MODEL]);
     let mut seconds = 0;
     for number in 0..12 {
         let (answer, line) = told(&front, &format!("try-{number}"), &generate(MODEL, "hi"));

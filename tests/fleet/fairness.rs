@@ -66,10 +66,7 @@ fn weights_are_shares() {
     drop(held);
     let order = order(&backend, waiting);
     // Of any seven served while all wait, four, two and one: their tags lie 1, 2 and 4 quarters apart.
-    assert_eq!(
-        order,
-        "four1 two1 one1 four2 four3 two2 four4 four5 two3 one2 four6 four7 two4 four8 four9 two5 one3"
-    );
+    assert_eq!(order, "four1 two1 one1 four2 four3 two2 four4 four5 two3 one2 four6 four7 two4 four8 four9 two5 one3");
     front.is_idle();
 }
 

@@ -7,9 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ollama_sim::Config;
 
-use crate::stage::{
-    Front, Held, MODEL, answer, backend, config, front, generate, of, pair, posts, prompts, stalled, upstream,
-};
+use crate::stage::{Front, Held, MODEL, answer, config, front, generate, of, pair, posts, prompts, stalled, upstream};
 use crate::support::http::{Client, Request};
 use crate::support::sim::Backend;
 use crate::support::wait_for;

@@ -16,10 +16,8 @@ fn one_client_is_served_in_the_order_it_came_whichever_worker_has_it() {
     let (backend, front) = pair(1, &[]);
     let held = front.hold(MODEL);
     let words: Vec<String> = (1..=12).map(|number| format!("number{number}")).collect();
-    let mut waiting: Vec<(Client, Instant)> = words
-        .iter()
-        .map(|word| (front.enqueue(&generate(MODEL, word)), Instant::now()))
-        .collect();
+    let mut waiting: Vec<(Client, Instant)> =
+        words.iter().map(|word| (front.enqueue(&generate(MODEL, word)), Instant::now())).collect();
     let used = front.by_worker().iter().filter(|(_, in_flight)| *in_flight > 0).count();
     assert!(used > 1, "they wait in one worker only: {:?}", front.by_worker());
     let waited: Vec<Duration> = waiting.iter().map(|(_, since)| since.elapsed()).collect();

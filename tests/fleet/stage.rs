@@ -119,12 +119,14 @@ impl Front {
         found.unwrap_or_else(|| panic!("no backend {name} in {status}")).clone()
     }
 
-    /// Waits until the monitor has seen just these models in a backend's memory.
+    /// Waits until the monitor has seen just these models in memory of each of these backends.
     #[track_caller]
-    pub(crate) fn has_loaded(&self, name: &str, models: &[&str]) {
-        wait_for(&format!("{name} to have {models:?} in memory"), || {
-            (self.backend(name)["loaded"] == json!(models)).then_some(())
-        });
+    pub(crate) fn has_loaded(&self, names: &[&str], models: &[&str]) {
+        for name in names {
+            wait_for(&format!("{name} to have {models:?} in memory"), || {
+                (self.backend(name)["loaded"] == json!(models)).then_some(())
+            });
+        }
     }
 
     /// Requests in service over all backends.
@@ -208,11 +210,13 @@ pub(crate) fn knows(front: &Front, names: &[&str], listed: u64) {
     }
 }
 
-/// Loads a model into a backend's memory, past the gate.
+/// Loads a model into backends' memory, past the gate.
 #[track_caller]
-pub(crate) fn preload(backend: &Backend, model: &str) {
-    let answer = http::ask(backend.address, &generate(model, "preload"));
-    assert_eq!(answer.status, 200, "{answer:?}");
+pub(crate) fn preload<'a>(backends: impl IntoIterator<Item = &'a Backend>, model: &str) {
+    for backend in backends {
+        let answer = http::ask(backend.address, &generate(model, "preload"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
 }
 
 impl Drop for Front {

@@ -137,16 +137,23 @@ impl Fleet {
         self.cells.hash(text)
     }
 
-    /// A backend for a question that needs no slot: a healthy one, by turns.
+    /// A backend for a question that needs no slot: a healthy one, by turns, and none of `tried` (a bit each) while there
+    /// is another.
     ///
     /// # Errors
     /// [`Rejection::BackendUnreachable`] when none is known.
-    pub fn any(&self) -> Result<Rc<Member>, Rejection> {
+    pub fn any(&self, tried: u64) -> Result<Rc<Member>, Rejection> {
         let members = self.members();
-        let mask = healthy(&members, members.iter().fold(0, |mask, member| mask | member.cell.bit()));
+        let all = members.iter().fold(0, |mask, member| mask | member.cell.bit());
+        let mask = admitted(&members, healthy(&members, or(all & !tried, all)));
         let good: Vec<&Rc<Member>> = members.iter().filter(|member| mask & member.cell.bit() != 0).collect();
         let drawn = good.get(self.draw() as usize % good.len().max(1));
         drawn.map(|member| Rc::clone(member)).ok_or_else(|| self.nobody())
+    }
+
+    /// Whether there is a backend beside those of `tried`, a bit each.
+    pub fn has_more(&self, tried: u64) -> bool {
+        self.members().iter().any(|member| tried & member.cell.bit() == 0)
     }
 
     fn nobody(&self) -> Rejection {

@@ -205,4 +205,6 @@ impl Drop for Waiting {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

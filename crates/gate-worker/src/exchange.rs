@@ -90,12 +90,25 @@ pub(crate) async fn question(
     route: &Route,
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
-    let member = gate.fleet.any()?;
-    ledger.asks(&member);
-    let asked = Instant::now();
-    let exchange = member.backend.send(&ask(client, path(route), None)).await?;
-    ledger.upstream(asked.elapsed());
-    answering(gate, exchange, None, ledger).await
+    let ask = ask(client, path(route), None);
+    let mut tried = 0;
+    loop {
+        let member = gate.fleet.any(tried)?;
+        ledger.asks(&member);
+        let asked = Instant::now();
+        tried |= member.cell().bit();
+        // A question changes nothing: however one failed, another may be asked.
+        let may_ask_another =
+            || gate.plan.retry != Retry::Never && gate.fleet.has_more(tried) && gate.fleet.may_retry();
+        match member.backend.send(&ask).await {
+            Ok(exchange) => {
+                ledger.upstream(asked.elapsed());
+                return answering(gate, exchange, None, ledger).await;
+            }
+            Err(_) if may_ask_another() => {}
+            Err(why) => return Err(why),
+        }
+    }
 }
 
 fn path(route: &Route) -> &'static str {

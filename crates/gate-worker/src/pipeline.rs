@@ -275,7 +275,7 @@ async fn article(
 ) -> Result<Answering, Rejection> {
     let model = match &gate.model {
         Some(model) => Rc::clone(model),
-        None => gate.newest.name(&gate.fleet.any()?.backend).await?,
+        None => gate.newest.name(&gate.fleet.any(0)?.backend).await?,
     };
     ledger.model(&model);
     let want = exchange::want(gate, client, &model, ("", 0));

@@ -64,7 +64,7 @@ fn a_model_that_nobody_may_serve_is_not_found_and_no_backend_is_unreachable() {
         yard.specs.clear();
         let fleet = yard.process();
         assert!(matches!(refused(&fleet, yard.want("m", 1)), Rejection::BackendUnreachable { .. }));
-        assert!(matches!(fleet.any(), Err(Rejection::BackendUnreachable { .. })));
+        assert!(matches!(fleet.any(0), Err(Rejection::BackendUnreachable { .. })));
         yard.assert_idle();
     });
 }
@@ -440,7 +440,7 @@ fn questions_that_need_no_slot_go_to_healthy_ones_by_turns() {
     let fleet = yard.process();
     let asked = |fleet: &Fleet| -> [usize; 3] {
         let mut counts = [0; 3];
-        (0..300).for_each(|_| counts[fleet.any().unwrap().cell.index()] += 1);
+        (0..300).for_each(|_| counts[fleet.any(0).unwrap().cell.index()] += 1);
         counts
     };
     assert!(matches!(asked(&fleet), [100..=200, 0, 100..=200]), "{:?}", asked(&fleet));
