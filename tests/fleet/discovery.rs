@@ -207,7 +207,9 @@ fn addresses_come_and_go_while_requests_run() {
         assert!(stream.chunk().expect("it goes on").is_some());
     }
     stop.store(true, Ordering::Relaxed);
-    load.into_iter().for_each(|client| client.join().expect("each request was answered"));
+    for client in load {
+        client.join().expect("each request was answered");
+    }
     drop(streams);
     yard.is_idle();
 }

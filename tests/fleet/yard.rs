@@ -93,7 +93,7 @@ impl Yard {
     fn text(control: &Control, keys: &str, tables: &[String]) -> String {
         let access = control.beside("access.log");
         let fixed = "limit = \"none\"\napi_limit = \"none\"\nbind = \"127.0.0.1:0\"\n";
-        format!("{fixed}{}access_log = {access:?}\n{keys}\n{}", control.key(), tables.concat())
+        format!("{fixed}{}access_log = \"{}\"\n{keys}\n{}", control.key(), access.display(), tables.concat())
     }
 
     /// Writes another configuration and has it taken.
