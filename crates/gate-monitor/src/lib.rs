@@ -69,7 +69,7 @@ async fn watch(post: Post) -> Result<u8, String> {
     spawn_local(keep_beating(Rc::clone(&row)));
     let gcra = plan.flood.is_some() || plan.limit_strategy == Strategy::Gcra;
     spawn_local(sweeps::limiter(zone, if gcra { Gcra::Used } else { Gcra::Unused }));
-    spawn_local(sweeps::old_loads(zone, plan.load_timeout));
+    spawn_local(sweeps::lost_loads(zone));
     roster::watch_all(&plan, demo, zone, &row);
     ready().map_err(|error| error.to_string())?;
     orphaned(lifeline).await;

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use gate_zone::fleet::loads;
+use gate_zone::layout::BACKENDS;
 use gate_zone::limiter::{fixed, gcra};
 use gate_zone::{Zone, clock};
 use tokio::time::interval;
@@ -44,14 +45,14 @@ pub(crate) async fn limiter(zone: Zone, gcra_region: Gcra) {
     }
 }
 
-/// Frees loads that were begun longer ago than any load may take.
-pub(crate) async fn old_loads(zone: Zone, longest: Duration) {
+/// Frees loads that nobody ends any more: their process was killed.
+pub(crate) async fn lost_loads(zone: Zone) {
     let mut ticks = interval(SWEEP_PAUSE);
-    // The second in which it began counts as well.
-    let longest_s = longest.as_secs() + 1;
+    let fleet = zone.fleet();
     loop {
         ticks.tick().await;
-        loads::sweep(zone.fleet().loads(), longest_s, clock::monotonic_ms() / 1000);
+        let is_served = |tag, backend: usize| backend < BACKENDS && fleet.cell(backend).serves(tag);
+        loads::sweep(fleet.loads(), clock::monotonic_ms() / 1000, is_served);
     }
 }
 

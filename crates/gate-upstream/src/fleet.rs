@@ -17,8 +17,9 @@ use gate_zone::clock;
 use gate_zone::fleet::inventory::Listed;
 use gate_zone::fleet::loads::{self, Load};
 use gate_zone::fleet::queue::{Bounds, Passed, Queue, Waiter};
-use gate_zone::fleet::slots::{self, Holder, Slot};
+use gate_zone::fleet::slots::{Holder, Slot};
 use gate_zone::fleet::{Fleet as Cells, Instance, breaker};
+use gate_zone::layout::BACKENDS;
 use gate_zone::layout::backend::SLOT_COUNT;
 use gate_zone::word::Word;
 use gate_zone::{OwnRow, Probe};
@@ -32,8 +33,8 @@ use crate::lease::{Lease, Queued, Way, Why};
 use crate::member::{Maker, Member, Spec};
 use crate::turnstile::Place;
 
-/// A load that was noted and is not seen in a slot is believed for so long: its slot is about to be taken.
-const LOAD_BEGINS_S: u64 = 1;
+/// How many times as long as usual a load may take before another backend is tried beside it.
+const LOADS_MAX: u64 = 4;
 
 /// Retry-After is at least a second, and at most what clients of `OpenAI`'s libraries still wait for.
 const RETRY_MS: std::ops::RangeInclusive<u64> = 1_000..=120_000;
@@ -198,17 +199,18 @@ impl Fleet {
             return Err(Rejection::ModelNotFound { model: want.model.to_string() });
         }
         let untried = or(allowed & !want.tried, allowed);
-        let mask = or(untried & well, untried);
-        // One that has not been asked may have it. Where nobody lists it, the backend says so in its own words.
         let (mut lists, mut unknown) = (0, 0);
-        for member in members.iter().filter(|member| mask & member.cell.bit() != 0) {
+        for member in members.iter().filter(|member| untried & member.cell.bit() != 0) {
             match member.lists(name) {
                 Listed::Yes => lists |= member.cell.bit(),
                 Listed::Unknown => unknown |= member.cell.bit(),
                 Listed::No => {}
             }
         }
-        Ok(if lists == 0 { or(unknown, mask) } else { lists })
+        // One that has not been asked may have it, and an ill one that has it is better than a well one that has not. Where
+        // nobody lists it, the backend says so in its own words.
+        let tiers = [lists & well, unknown & well, lists, unknown, untried & well, untried];
+        Ok(tiers.into_iter().find(|tier| *tier != 0).unwrap_or(untried))
     }
 
     /// The facts about the backends of a mask, and where the model is among them.
@@ -234,8 +236,11 @@ impl Fleet {
     }
 
     fn goes_on(&self, load: Load, tag: u32, mask: u64) -> bool {
+        let cell = self.cells.cell(load.backend % BACKENDS);
         let is_there = mask >> load.backend & 1 == 1;
-        is_there && (load.age_s <= LOAD_BEGINS_S || self.cells.cell(load.backend).serves(tag))
+        // One that takes far longer than its like may never end: others need not wait for it.
+        let longest_ms = (self.rules.swap_patience.as_millis() as u64).max(LOADS_MAX * cell.load_ms());
+        is_there && load.age_s * 1000 <= longest_ms.max(1000) && loads::goes_on(load.age_s, || cell.serves(tag))
     }
 
     /// Notes that a backend loads a model. Gives the one of the mask that does so already, if there is one.
@@ -279,7 +284,7 @@ impl Fleet {
     /// A slot of this backend, if one is free and its breaker lets the request pass.
     fn take(self: &Rc<Self>, member: &Rc<Member>, instance: Instance, why: Why, mask: u64) -> Option<Lease> {
         let tag = instance.tag();
-        let slot = slots::take(member.cell.slots(member.slots), self.draw() as usize, self.holder, tag)?;
+        let slot = member.cell.take(member.key, (member.slots(), self.draw() as usize), self.holder, tag)?;
         // Behind the slot: who tries a backend must be able to.
         let Some(tried) = self.admits(member, mask) else {
             self.give(member, slot, Slot::Held { by: self.holder, tag }.to_word());
@@ -345,7 +350,7 @@ impl Fleet {
     pub(crate) fn give(self: &Rc<Self>, member: &Rc<Member>, slot: usize, held: u64) -> Passed {
         let words = member.cell.slots(SLOT_COUNT);
         // Beyond what the configuration now gives it, a slot is only freed.
-        let is_given = slot < member.slots;
+        let is_given = slot < member.slots();
         // A slot that goes to nobody after all is offered anew, and tries the backend once.
         let trial = Cell::new(false);
         let pick = || if is_given { self.pick(member, slot, &trial) } else { None };
@@ -432,11 +437,11 @@ impl Fleet {
     pub(crate) fn look_again(self: &Rc<Self>, mask: u64, want: Option<&Want>) {
         for member in &self.in_order(mask, want) {
             // One slot at a time, until nobody wants one or none is free.
-            for _ in 0..member.slots {
+            for _ in 0..member.slots() {
                 if !self.is_contested(member.cell.bit()) {
                     break;
                 }
-                let Some(slot) = slots::take(member.cell.slots(member.slots), 0, self.holder, 0) else { break };
+                let Some(slot) = member.cell.take(member.key, (member.slots(), 0), self.holder, 0) else { break };
                 let held = Slot::Held { by: self.holder, tag: 0 }.to_word();
                 if self.give(member, slot, held) == Passed::Free {
                     break;
@@ -450,7 +455,7 @@ impl Fleet {
         let members = self.members();
         let (mut slots, mut known, mut service_us) = (0, 0, 0);
         for member in members.iter().filter(|member| mask & member.cell.bit() != 0) {
-            slots += member.slots as u64;
+            slots += member.slots() as u64;
             let mean = member.cell.service_us();
             service_us += mean;
             known += u64::from(mean != 0);
@@ -474,8 +479,10 @@ impl Fleet {
 
     /// Whether there is a backend that has not failed this request yet.
     pub fn has_another(&self, want: &Want) -> bool {
+        let name = want.instance.name;
         let untried = |member: &Rc<Member>| want.tried & member.cell.bit() == 0;
-        self.members().iter().any(|member| untried(member) && member.allows(want.instance.name))
+        let may_have = |member: &Rc<Member>| member.allows(name) && member.lists(name) != Listed::No;
+        self.members().iter().any(|member| untried(member) && may_have(member))
     }
 }
 

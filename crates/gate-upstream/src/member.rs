@@ -57,7 +57,7 @@ pub struct Member {
     pub(crate) cell: Cell,
     pub(crate) key: u64,
     pub(crate) name: HeaderValue,
-    pub(crate) slots: usize,
+    slots: usize,
     pub(crate) weight: u32,
     /// Names that it may be asked for, hashed; empty is all.
     models: Vec<u32>,
@@ -81,6 +81,11 @@ impl Member {
     /// Its words in the zone.
     pub fn cell(&self) -> Cell {
         self.cell
+    }
+
+    /// How many requests it is given at once.
+    pub(crate) fn slots(&self) -> usize {
+        self.cell.allowed(self.slots)
     }
 
     /// Whether it may be asked for this model.
@@ -160,6 +165,7 @@ impl Maker {
         };
         let models = spec.models.iter().map(|model| cells.instance(model, "").name).collect();
         let (slots, weight) = (spec.slots, spec.weight);
+        cell.tell_allowed(slots);
         Rc::new(Member { cell, key, name, slots, weight, models, address, backend })
     }
 }

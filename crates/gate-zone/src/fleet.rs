@@ -313,6 +313,19 @@ impl Cell {
         Some(index)
     }
 
+    /// How many requests it is given at once: what the caller's configuration says, or a newer one that gives it less.
+    pub fn allowed(self, slots: usize) -> usize {
+        match self.load(backend::ALLOWED) {
+            0 => slots,
+            newest => slots.min(newest as usize),
+        }
+    }
+
+    /// Tells how many that are by a configuration that begins. Whoever drains under an older one follows.
+    pub fn tell_allowed(self, slots: usize) {
+        self.word(backend::ALLOWED).store(slots as u64, SEQ);
+    }
+
     /// Requests in service, over all processes.
     pub fn in_flight(self) -> usize {
         slots::in_flight(self.slots(backend::SLOT_COUNT))

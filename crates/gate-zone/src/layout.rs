@@ -133,6 +133,9 @@ pub mod backend {
     pub const FAILED: usize = 12;
     /// 1 once a model has been seen to leave memory for another. Written by the monitor.
     pub const EVICTED: usize = 13;
+    /// How many requests it is given at once by the newest configuration; 0 while none has said. Written by each process
+    /// that begins with one.
+    pub const ALLOWED: usize = 14;
     /// Models in memory: see [`crate::fleet::residents`]. By compare-and-swap.
     pub const RESIDENT: usize = 16;
     /// How many are remembered.

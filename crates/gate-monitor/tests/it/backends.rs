@@ -69,7 +69,7 @@ fn a_server_without_lists_is_healthy_and_nothing_is_known_of_its_models() {
     let config = format!("[[upstream]]\nurl = \"{}\"\nname = \"listless\"\n", server.url());
     let before = zone.fleet().claim(zone.fleet().hash(server.url().as_bytes()), &[]).unwrap();
     before.tell_listed(Some(&[7]));
-    before.note(zone.fleet().instance("old:1", ""), 1);
+    before.note(zone.fleet().instance("old:1", ""), clock::monotonic_ms() - 1000);
     let _monitor = Monitor::start(zone, &config);
     wait_until("lines", || logged("listless").len() == 3);
     server.wait_asked("/api/version", 2);

@@ -88,8 +88,8 @@ pub(crate) fn facts_of(cells: Cells, member: &Member, instance: Instance) -> Fac
         holds: cell.holds(instance),
         in_memory,
         has_room: cell.has_room_beside(in_memory) && !is_in_its_own_way,
-        in_flight: slots::in_flight(cell.slots(member.slots)),
-        slots: member.slots,
+        in_flight: slots::in_flight(cell.slots(member.slots())),
+        slots: member.slots(),
         weight: member.weight,
         service_ms: cell.service_us() / 1000,
         load_ms: cell.load_ms(),
@@ -102,8 +102,8 @@ pub(super) fn load_of(member: &Member) -> Facts {
         index: member.cell.index(),
         key: member.key,
         holds: true,
-        in_flight: slots::in_flight(member.cell.slots(member.slots)),
-        slots: member.slots,
+        in_flight: slots::in_flight(member.cell.slots(member.slots())),
+        slots: member.slots(),
         weight: member.weight,
         ..Facts::default()
     }

@@ -181,7 +181,7 @@ impl Life {
             let waiters = self.yard.waiters();
             assert!(begun.elapsed() < PATIENCE, "seed {seed}: some wait for ever: {waiters:?}");
             // Loads that ended with their processes are believed for a second.
-            loads::sweep(self.yard.cells.loads(), 0, gate_zone::clock::monotonic_ms() / 1_000 + 1);
+            loads::sweep(self.yard.cells.loads(), gate_zone::clock::monotonic_ms() / 1_000 + 2, |_, _| false);
             for process in &mut self.processes {
                 process.fleet.look();
                 process.run();

@@ -12,6 +12,9 @@ const TAG: u32 = 32;
 const BACKEND: u32 = 24;
 const SECONDS_MASK: u64 = (1 << BACKEND) - 1;
 
+/// For how long a load is believed without a request that is seen to want it.
+const BEGINS_S: u64 = 1;
+
 /// A load that somebody has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -64,11 +67,19 @@ pub fn end<W: Word>(loads: &[W], tag: u32, backend: usize) {
     }
 }
 
-/// Frees words that are older than `longest_s` seconds: whoever noted them is gone.
-pub fn sweep<W: Word>(loads: &[W], longest_s: u64, now_s: u64) {
+/// Whether a load that was noted so long ago is still going on, where `is_served` looks for a request that wants it: one
+/// that was only just noted is about to take its slot.
+pub fn goes_on(age_s: u64, is_served: impl FnOnce() -> bool) -> bool {
+    age_s <= BEGINS_S || is_served()
+}
+
+/// Frees the words of loads that nobody ends any more, by what `is_served` says of a tag and a backend.
+pub fn sweep<W: Word>(loads: &[W], now_s: u64, is_served: impl Fn(u32, usize) -> bool) {
     for word in loads {
         let seen = word.load();
-        if seen != 0 && now_s.wrapping_sub(seen) & SECONDS_MASK > longest_s {
+        let (tag, backend) = ((seen >> TAG) as u32, (seen >> BACKEND & 0xff) as usize);
+        let age_s = now_s.wrapping_sub(seen) & SECONDS_MASK;
+        if seen != 0 && !goes_on(age_s, || is_served(tag, backend)) {
             let _another = word.compare_exchange(seen, 0);
         }
     }
@@ -96,9 +107,9 @@ mod tests {
         end(&loads, 9, 5);
         assert_eq!(of(&loads, 9, 108), None);
         assert!(begin(&loads, (9, 1), None, 100).is_some());
-        sweep(&loads, 10, 110);
-        assert!(of(&loads, 9, 110).is_some());
-        sweep(&loads, 10, 111);
-        assert_eq!(of(&loads, 9, 111), None);
+        for (now_s, is_served, expected) in [(101, false, true), (110, true, true), (110, false, false)] {
+            sweep(&loads, now_s, |tag, backend| is_served && (tag, backend) == (9, 1));
+            assert_eq!(of(&loads, 9, now_s).is_some(), expected, "after {now_s} s");
+        }
     }
 }
