@@ -7,8 +7,6 @@
 //!
 //! Invariant: nothing here reads a clock, the zone or the configuration.
 
-use std::fmt;
-
 /// Beyond so many candidates two drawn at random are compared instead of all: the better of two random ones is nearly as
 /// good as the best (Mitzenmacher, "The Power of Two Choices", 2001), and costs the same however many there are.
 const COMPARED_MAX: usize = 8;
@@ -105,6 +103,19 @@ impl Fit {
         }
     }
 
+    /// As it stands in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Loading => "loading",
+            Self::Cold => "cold",
+            Self::Copy => "copy",
+            Self::Swap => "swap",
+            Self::CopySwap => "copy-swap",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+
     /// Whether the model has to be loaded first.
     pub fn is_load(self) -> bool {
         matches!(self, Self::Cold | Self::Copy | Self::Swap | Self::CopySwap)
@@ -122,21 +133,6 @@ impl Fit {
             Self::CopySwap if others == 0 && waited.age_ms >= patience_ms => Turn::IfNobodyElse,
             Self::Swap | Self::Copy | Self::CopySwap | Self::Elsewhere => Turn::Later,
         }
-    }
-}
-
-/// As it stands in the log.
-impl fmt::Display for Fit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Loaded => "loaded",
-            Self::Loading => "loading",
-            Self::Cold => "cold",
-            Self::Copy => "copy",
-            Self::Swap => "swap",
-            Self::CopySwap => "copy-swap",
-            Self::Elsewhere => "elsewhere",
-        })
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Fleet {
     /// Which changes of the set the members follow.
     seen: Cell<u64>,
     members: RefCell<Rc<[Rc<Member>]>>,
+    /// The instance that was asked for last: most requests ask for the same.
+    last: RefCell<(String, String, Option<Instance>)>,
     pub(crate) waiting: RefCell<Vec<Rc<Place>>>,
     /// Somebody waits: there is something to look at now and then.
     pub(crate) came: Notify,
@@ -101,8 +103,8 @@ impl Fleet {
         let seen = Cell::new(cells.changes());
         let members = RefCell::new(maker.members(cells, &[]).into());
         let random = Cell::new(cells.hash(&holder.pid().to_le_bytes()));
-        let (waiting, came, ring) = (RefCell::default(), Notify::new(), Box::new(ring));
-        Self { cells, holder, rules, maker, ring, seen, members, waiting, came, random }
+        let (waiting, came, ring, last) = (RefCell::default(), Notify::new(), Box::new(ring), RefCell::default());
+        Self { cells, holder, rules, maker, ring, seen, members, last, waiting, came, random }
     }
 
     pub(crate) fn queue(&self) -> Queue<'static> {
@@ -130,7 +132,15 @@ impl Fleet {
 
     /// The instance of a model: see [`Cells::instance`].
     pub fn instance(&self, name: &str, options: &str) -> Instance {
-        self.cells.instance(name, options)
+        let mut last = self.last.borrow_mut();
+        if let (known, with, Some(instance)) = &*last
+            && (known.as_str(), with.as_str()) == (name, options)
+        {
+            return *instance;
+        }
+        let instance = self.cells.instance(name, options);
+        *last = (name.to_owned(), options.to_owned(), Some(instance));
+        instance
     }
 
     /// A keyed hash: see [`Cells::hash`].
@@ -266,9 +276,13 @@ impl Fleet {
         let mut open = usable;
         while left != 0 {
             let random = self.draw();
-            let places = compared(left.count_ones() as usize, random).map(|rank| nth(left, rank));
-            let (_, place) =
-                least_loaded(places.map(|place| (load_of(&members[place]), place)), want.conversation, random)?;
+            let place = if left.is_power_of_two() {
+                // Nothing to compare: slots need not be counted.
+                left.trailing_zeros() as usize
+            } else {
+                let places = compared(left.count_ones() as usize, random).map(|rank| nth(left, rank));
+                least_loaded(places.map(|place| (load_of(&members[place]), place)), want.conversation, random)?.1
+            };
             let member = &members[place];
             let way = if open.is_power_of_two() { Way::Only } else { Way::Best };
             left &= !(1 << place);

@@ -2,7 +2,6 @@
 //!
 //! Invariant: it is given back exactly once: by dropping it, or, when the process is killed, by the master.
 
-use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -42,16 +41,15 @@ pub enum Way {
     Queue,
 }
 
-/// As it stands in the log: `loaded, best`.
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = match self.way {
-            Way::Only => "only",
-            Way::Best => "best",
-            Way::Trial => "trial",
-            Way::Queue => "queue",
-        };
-        write!(f, "{}, {way}", self.fit)
+impl Way {
+    /// As it stands in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Only => "only",
+            Self::Best => "best",
+            Self::Trial => "trial",
+            Self::Queue => "queue",
+        }
     }
 }
 
@@ -117,7 +115,8 @@ impl Lease {
         if self.why.fit == Fit::Loaded {
             return self.ask(ask, load, first_byte).await.map(|exchange| (exchange, self));
         }
-        loading::ask(self, ask.clone(), (load, first_byte)).await
+        // In a box: few requests load a model.
+        Box::pin(loading::ask(self, ask.clone(), (load, first_byte))).await
     }
 
     /// Sends the request and waits for the head of the answer, with the patience that the model's state asks for.
@@ -142,7 +141,10 @@ impl Lease {
         self.answered = true;
         let cell = self.member.cell;
         breaker::succeeded(cell.breaker());
-        cell.note(self.instance, clock::monotonic_ms());
+        // Most answers prove nothing new: the monitor keeps what is known.
+        if self.why.fit != Fit::Loaded || !cell.holds(self.instance) {
+            cell.note(self.instance, clock::monotonic_ms());
+        }
     }
 
     /// Says that the answer broke off.

@@ -206,7 +206,8 @@ async fn answering(
 
 /// Takes what a whole answer says of its making.
 fn settle(whole: &[u8], lease: &Lease, ledger: &mut Ledger) {
-    if let Some(stats) = Stats::read(whole) {
+    let is_asked_for = lease.why.fit.is_load() || ledger.is_logged();
+    if let Some(stats) = is_asked_for.then(|| Stats::read(whole)).flatten() {
         if let Some(load) = stats.load {
             lease.loaded_in(load);
         }

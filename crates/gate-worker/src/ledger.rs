@@ -205,6 +205,11 @@ impl Ledger {
         self.served = Some(Served { member: Rc::clone(member), chosen: None, tries: 1 });
     }
 
+    /// Whether it will stand in the access log.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.record.is_some() && self.logged == Logged::Yes
+    }
+
     /// Says what the backend told of the answer's making.
     pub(crate) fn made(&mut self, stats: Stats) {
         self.stats = Some(stats);
@@ -350,7 +355,7 @@ impl Ledger {
             object.number("tries", *tries);
         }
         if let Some((why, queued)) = chosen {
-            object.plain("why", &why.to_string());
+            object.plain_pair("why", (why.fit.name(), why.way.name()));
             object.millis("queue_ms", queued.waited);
             object.number("queue_position", queued.position as u64);
         }
@@ -457,6 +462,16 @@ impl<'a> Json<'a> {
         self.key(key);
         self.out.push(b'"');
         self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
+    }
+
+    /// Two such texts as one: `loaded, best`.
+    fn plain_pair(&mut self, key: &str, (first, second): (&str, &str)) {
+        self.key(key);
+        self.out.push(b'"');
+        for part in [first, ", ", second] {
+            self.out.extend_from_slice(part.as_bytes());
+        }
         self.out.push(b'"');
     }
 

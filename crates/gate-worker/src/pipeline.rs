@@ -21,6 +21,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
 
 use crate::exchange;
 use crate::gate::Gate;
@@ -60,18 +61,19 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
     let mut body = Some(body);
     let mut ledger = Ledger::open(&gate, &line, &head);
     let dialect = || screen(&line, &head).map_or_else(|refusal| refusal.dialect, |route| route.dialect());
-    let ended = |rejection| Refusal { dialect: dialect(), rejection, standing: None };
+    let opened = ledger.opened();
     // Pinned where it stands: handed on by value it would be stored anew in every wrapper.
     let answered = {
-        let mut answering = pin!(answer(&gate, &line, (&head, &mut body), &mut ledger));
-        let mut in_time = pin!(in_time(&gate, answering.as_mut()));
-        until_cut((&gate, &line), in_time.as_mut()).await
+        let answering = pin!(answer(&gate, &line, (&head, &mut body), &mut ledger));
+        in_time((&gate, &line, opened), answering).await
     };
     let mut response = match answered {
-        Some(Ok(Ok(answering))) => answering.send(&gate, ledger),
-        Some(Ok(Err(refusal))) => refuse(&gate, &line, &head, refusal, ledger),
-        Some(Err(rejection)) => refuse(&gate, &line, &head, ended(rejection), ledger),
-        None => refuse(&gate, &line, &head, ended(Rejection::Draining), ledger),
+        Ok(Ok(answering)) => answering.send(&gate, ledger),
+        Ok(Err(refusal)) => refuse(&gate, &line, &head, refusal, ledger),
+        Err(rejection) => {
+            let refusal = Refusal { dialect: dialect(), rejection, standing: None };
+            refuse(&gate, &line, &head, refusal, ledger)
+        }
     };
     if let Some(body) = body
         && passing(&head, body).await == Passing::Left
@@ -114,24 +116,28 @@ async fn passing(head: &Parts, mut body: Incoming) -> Passing {
     within(PASSING_FOR, dropped).await.unwrap_or(Passing::Left)
 }
 
-/// What `answering` comes to, or `None` when the worker's deadline comes first. The connection is woken then.
-async fn until_cut<T>((gate, line): (&Gate, &Line), mut answering: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
-        Poll::Pending if gate.ground.drain.ends_requests_of(line) => Poll::Ready(None),
-        polled => polled.map(Some),
+/// What `answering` comes to; or that the worker's deadline came first, or the request's own. The connection is woken at the
+/// worker's.
+async fn in_time<T>(
+    (gate, line, opened): (&Gate, &Line, Instant),
+    mut answering: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Rejection> {
+    let limit = gate.plan.request_timeout;
+    let mut end = limit.map(|limit| Box::pin(sleep_until(opened + limit)));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
+            return Poll::Ready(Ok(answered));
+        }
+        if gate.ground.drain.ends_requests_of(line) {
+            return Poll::Ready(Err(Rejection::Draining));
+        }
+        if let (Some(end), Some(after)) = (&mut end, limit) {
+            let late = |()| Err(Rejection::BackendTimeout { phase: Phase::Whole, after });
+            return end.as_mut().poll(cx).map(late);
+        }
+        Poll::Pending
     })
     .await
-}
-
-/// What `answering` comes to within the time that a request may take as a whole.
-async fn in_time<T>(gate: &Gate, answering: Pin<&mut impl Future<Output = T>>) -> Result<T, Rejection> {
-    match gate.plan.request_timeout {
-        Some(after) => {
-            let late = |_| Rejection::BackendTimeout { phase: Phase::Whole, after };
-            within(after, answering).await.map_err(late)
-        }
-        None => Ok(answering.await),
-    }
 }
 
 /// The stages in their order.

@@ -88,7 +88,7 @@ fn fits_have_an_order_a_name_and_a_price() {
     ];
     assert!(ordered.is_sorted_by_key(|(fit, ..)| *fit));
     for (fit, name, is_load) in ordered {
-        assert_eq!((fit.to_string().as_str(), fit.is_load()), (name, is_load));
+        assert_eq!((fit.name(), fit.is_load()), (name, is_load));
     }
 }
 
@@ -97,7 +97,7 @@ fn fits_have_an_order_a_name_and_a_price() {
 fn check_turn(fit: Fit, others: usize, (age_ms, passed_ms): (u64, u64), expected: Turn) {
     let facts = Facts { service_ms: 300, load_ms: 900, ..PLAIN };
     let turn = fit.turn(&facts, others, Waited { age_ms, passed_ms }, 1_000);
-    assert_eq!(turn, expected, "{fit}, {others} others, {age_ms} ms old, passed for {passed_ms} ms");
+    assert_eq!(turn, expected, "{fit:?}, {others} others, {age_ms} ms old, passed for {passed_ms} ms");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn the_chosen_one_is_a_candidate_and_none_is_better() {
         let (facts, fit) = chosen;
         let peers: Vec<_> = candidates.iter().filter(|(_, other)| *other == fit).collect();
         for (other, other_fit) in &candidates {
-            prop_assert!(fit <= *other_fit, "{fit} was chosen, not {other_fit}");
+            prop_assert!(fit <= *other_fit, "{fit:?} was chosen, not {other_fit:?}");
             if *other_fit == fit {
                 prop_assert!(crowd(&facts, fit) <= crowd(other, fit), "a load goes where it leaves most room");
             }

@@ -112,6 +112,5 @@ async fn what_cannot_be_reached_surely_did_not_run() {
 #[test]
 fn reasons_are_written_as_in_the_log() {
     let ways = [Way::Only, Way::Best, Way::Trial, Way::Queue];
-    let written = ways.map(|way| Why { fit: Fit::Copy, way }.to_string());
-    assert_eq!(written, ["copy, only", "copy, best", "copy, trial", "copy, queue"]);
+    assert_eq!(ways.map(Way::name), ["only", "best", "trial", "queue"]);
 }
