@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gate_api::Rejection;
+use gate_api::native::listed_as;
 use gate_zone::clock;
 use gate_zone::fleet::inventory::Listed;
 use gate_zone::fleet::loads::{self, Load};
@@ -130,7 +131,7 @@ impl Fleet {
         self.random.replace(number)
     }
 
-    /// The instance of a model: see [`Cells::instance`].
+    /// The instance of a model, by any name that Ollama takes for it: see [`Cells::instance`].
     pub fn instance(&self, name: &str, options: &str) -> Instance {
         let mut last = self.last.borrow_mut();
         if let (known, with, Some(instance)) = &*last
@@ -138,7 +139,7 @@ impl Fleet {
         {
             return *instance;
         }
-        let instance = self.cells.instance(name, options);
+        let instance = self.cells.instance(&listed_as(name), options);
         *last = (name.to_owned(), options.to_owned(), Some(instance));
         instance
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gate_api::native::{KeepAlive, NativeCall, Work, listed_as};
+use gate_api::native::{KeepAlive, NativeCall, Work};
 use gate_api::ndjson::Stats;
 use gate_api::rejection::Breakage;
 use gate_api::{Rejection, Route, article};
@@ -28,7 +28,7 @@ const ERROR_TEXT_MAX: usize = 4096;
 pub(crate) fn want(gate: &Gate, client: &Caller, model: &Rc<str>, (options, conversation): (&str, u64)) -> Want {
     let weight = client.client.ip().map_or(1, |ip| gate.plan.weight_of(ip));
     Want {
-        instance: gate.fleet.instance(&listed_as(model), options),
+        instance: gate.fleet.instance(model, options),
         model: Rc::clone(model),
         client: gate.fleet.hash(client.client.key().as_octets()),
         cost: COST / u64::from(weight.max(1)),
@@ -47,16 +47,16 @@ pub(crate) async fn article(
     let ask = ask(client, "/api/generate", Some(body));
     let (Exchange { head, body }, lease) = serve(gate, &mut want, &ask, ledger).await?;
     let whole = whole(gate, body, Some(&lease)).await?;
-    settle(&whole, &lease, ledger);
-    drop(lease);
     if head.status != StatusCode::OK {
         let retry_after = head.retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
         return Err(Rejection::BackendStatus { status: head.status.as_u16(), text: error_text(&whole), retry_after });
     }
-    article::answer_body(&whole).ok_or_else(|| Rejection::BackendBroken {
+    let (answer, stats) = article::answer_body(&whole).ok_or_else(|| Rejection::BackendBroken {
         what: Breakage::NotJson,
         cause: "the answer is no object with a text `response`".to_owned(),
-    })
+    })?;
+    settle(stats, &lease, ledger);
+    Ok(answer)
 }
 
 /// Hands a call for a model on, with its body unchanged, and its answer back.
@@ -196,23 +196,20 @@ async fn answering(
         return Ok(Answering { status, fields, content: Content::Lines(body, lease) });
     }
     let whole = whole(gate, body, lease.as_ref()).await?;
-    if let Some(lease) = &lease {
-        settle(&whole, lease, ledger);
+    if let Some((lease, stats)) = lease.as_ref().zip(Stats::read(&whole)) {
+        settle(stats, lease, ledger);
     }
     // Its slot is free as soon as the backend has done its part.
     drop(lease);
     Ok(Answering { status, fields, content: Content::Whole(whole) })
 }
 
-/// Takes what a whole answer says of its making.
-fn settle(whole: &[u8], lease: &Lease, ledger: &mut Ledger) {
-    let is_asked_for = lease.why.fit.is_load() || ledger.is_logged();
-    if let Some(stats) = is_asked_for.then(|| Stats::read(whole)).flatten() {
-        if let Some(load) = stats.load {
-            lease.loaded_in(load);
-        }
-        ledger.made(stats);
+/// Takes what an answer says of its making.
+fn settle(stats: Stats, lease: &Lease, ledger: &mut Ledger) {
+    if let Some(load) = stats.load {
+        lease.loaded_in(load);
     }
+    ledger.made(stats);
 }
 
 async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result<Bytes, Rejection> {

@@ -205,11 +205,6 @@ impl Ledger {
         self.served = Some(Served { member: Rc::clone(member), chosen: None, tries: 1 });
     }
 
-    /// Whether it will stand in the access log.
-    pub(crate) fn is_logged(&self) -> bool {
-        self.record.is_some() && self.logged == Logged::Yes
-    }
-
     /// Says what the backend told of the answer's making.
     pub(crate) fn made(&mut self, stats: Stats) {
         self.stats = Some(stats);

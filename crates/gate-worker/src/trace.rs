@@ -53,8 +53,11 @@ impl Ids {
         second ^= first;
         let state = [first.rotate_left(24) ^ second ^ (second << 16), second.rotate_left(37)];
         self.state.set(state);
-        let number = u128::from(drawn) << 64 | u128::from(state[0]);
-        let digits: [u8; 32] = std::array::from_fn(|place| HEX[(number >> (124 - 4 * place)) as usize & 0xf]);
+        let mut digits = [0; 32];
+        let numbers = drawn.to_be_bytes().into_iter().chain(state[0].to_be_bytes());
+        for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(numbers) {
+            *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]];
+        }
         HeaderValue::from_bytes(&digits).unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 }

@@ -9,40 +9,79 @@
 
 use super::tokens::{Form, blanks_end, digits_end, expect, number_end, string_end, word_end};
 use crate::json::write_text;
+use crate::ndjson::Stats;
 use std::borrow::Cow;
+use std::time::Duration;
 
-/// The key of Ollama's text, as it nearly always stands.
-const RESPONSE_QUOTED: &[u8] = b"\"response\"";
-/// The same, as it is meant.
-const RESPONSE: &str = "response";
+/// The key of Ollama's text.
+const RESPONSE: &[u8] = b"response";
 /// What stands around the text in the article's answer.
 const BEFORE: &[u8] = b"{\"response\":";
 const AFTER: &[u8] = b"}";
 
-/// The article's answer, `{"response":...}`, from the whole object that Ollama answered. `None` if that is no JSON
-/// object, or its `response` is missing or neither text nor null.
-pub fn answer_body(upstream: &[u8]) -> Option<Vec<u8>> {
-    let response = response(upstream)?;
+/// The article's answer, `{"response":...}`, from the whole object that Ollama answered, and what that says of its making.
+/// `None` if that is no JSON object, or its `response` is missing or neither text nor null.
+pub fn answer_body(upstream: &[u8]) -> Option<(Vec<u8>, Stats)> {
+    let (response, stats) = response(upstream)?;
     let mut out = Vec::with_capacity(BEFORE.len() + response.len() + AFTER.len());
     out.extend_from_slice(BEFORE);
     out.extend_from_slice(&response);
     out.extend_from_slice(AFTER);
-    Some(out)
+    Some((out, stats))
+}
+
+/// What a key is looked at for.
+enum Key {
+    Response,
+    Load,
+    PromptTokens,
+    Tokens,
+    Eval,
+    Other,
+}
+
+impl Key {
+    #[inline(always)]
+    fn of(name: &[u8]) -> Self {
+        match name {
+            RESPONSE => Self::Response,
+            b"load_duration" => Self::Load,
+            b"prompt_eval_count" => Self::PromptTokens,
+            b"eval_count" => Self::Tokens,
+            b"eval_duration" => Self::Eval,
+            _ => Self::Other,
+        }
+    }
+
+    /// Takes the value into the account, if it is a whole number.
+    fn note(&self, value: &[u8], stats: &mut Stats) {
+        let whole = || std::str::from_utf8(value).ok()?.parse().ok();
+        match self {
+            Self::Response | Self::Other => {}
+            Self::Load => stats.load = whole().map(Duration::from_nanos),
+            Self::PromptTokens => stats.prompt_tokens = whole(),
+            Self::Tokens => stats.tokens = whole(),
+            Self::Eval => stats.eval = whole().map(Duration::from_nanos),
+        }
+    }
 }
 
 /// The last `response` of the object that is the whole document, as the article's server writes it.
-fn response(document: &[u8]) -> Option<Cow<'_, [u8]>> {
+fn response(document: &[u8]) -> Option<(Cow<'_, [u8]>, Stats)> {
     let mut found = None;
+    let mut stats = Stats::default();
     let mut at = blanks_end(document, expect(b'{', document, blanks_end(document, 0))?);
     if document.get(at) != Some(&b'}') {
         loop {
-            let (value_start, is_response) = key(document, at)?;
-            at = if is_response {
+            let (value_start, key) = key(document, at)?;
+            at = if let Key::Response = key {
                 let (response, end) = text_or_null(document, value_start)?;
                 found = Some(response);
                 end
             } else {
-                value_end(document, value_start)?
+                let end = value_end(document, value_start)?;
+                key.note(&document[value_start..end], &mut stats);
+                end
             };
             at = blanks_end(document, at);
             if document.get(at) != Some(&b',') {
@@ -52,19 +91,19 @@ fn response(document: &[u8]) -> Option<Cow<'_, [u8]>> {
         }
     }
     at = blanks_end(document, expect(b'}', document, at)?);
-    if at == document.len() { found } else { None }
+    if at == document.len() { Some((found?, stats)) } else { None }
 }
 
-/// Where the value begins of the key at `start`, and whether the key is `response`.
+/// Where the value begins of the key at `start`, and which one it is.
 #[inline(always)]
-fn key(document: &[u8], start: usize) -> Option<(usize, bool)> {
+fn key(document: &[u8], start: usize) -> Option<(usize, Key)> {
     let (end, form) = string_end(document, start)?;
-    let quoted = &document[start..end];
-    let is_response = match form {
-        Form::Plain => quoted == RESPONSE_QUOTED,
-        Form::Escaped => decoded(quoted)? == RESPONSE,
+    let key = match form {
+        // Without its quotes.
+        Form::Plain => Key::of(&document[start + 1..end - 1]),
+        Form::Escaped => Key::of(decoded(&document[start..end])?.as_bytes()),
     };
-    Some((after_colon(document, end)?, is_response))
+    Some((after_colon(document, end)?, key))
 }
 
 /// Where the value begins of the key that ends at `key_end`.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::json::{DEPTH_MAX, INTEGER_DIGITS_MAX};
+use crate::ndjson::Stats;
 use proptest::prelude::*;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -131,7 +132,7 @@ fn a_plain_prompt_is_not_copied() {
 #[test]
 fn only_the_response_is_taken_from_ollamas_answer() {
     let check = |upstream: &str, expected: Option<&str>| {
-        let answer = answer_body(upstream.as_bytes()).map(|answer| String::from_utf8(answer).unwrap());
+        let answer = answer_body(upstream.as_bytes()).map(|(answer, _)| String::from_utf8(answer).unwrap());
         assert_eq!(answer.as_deref(), expected, "{upstream}");
     };
     check(
@@ -171,6 +172,20 @@ fn only_the_response_is_taken_from_ollamas_answer() {
         check(refused, None);
     }
     assert_eq!(answer_body(b"{\"response\":\"\xFF\"}"), None);
+}
+
+#[test]
+fn what_an_answer_says_of_its_making_is_read_with_it() {
+    let documents = [
+        r#"{"response":"a","done":true,"load_duration":7,"prompt_eval_count":3,"eval_count":0,"eval_duration":9}"#,
+        r#"{"eval_count":5,"response":"\"load_duration\":1","options":{"eval_count":1}, "load_duration" : 7 ,"done":true}"#,
+        r#"{"response":"a","prompt_eval_count":1.5,"eval_count":-1,"load_duration":"x","eval_duration":null,"done":true}"#,
+        r#"{"\u0065val_count":5,"response":null,"done":true}"#,
+    ];
+    for document in documents {
+        let (_, stats) = answer_body(document.as_bytes()).unwrap();
+        assert_eq!(Some(stats), Stats::read(document.as_bytes()), "{document}");
+    }
 }
 
 /// What `answer_body` is to give, by a general reader.
@@ -236,7 +251,7 @@ fn an_answer_of_any_shape_is_judged_as_json() {
             format!(" {{ \"x\" : {value} , \"response\" : null }} "),
         ] {
             let expected = answer_by_serde(document.as_bytes());
-            assert_eq!(answer_body(document.as_bytes()), expected, "{document}");
+            assert_eq!(answer_body(document.as_bytes()).map(|(answer, _)| answer), expected, "{document}");
             judged |= expected.is_some();
         }
         assert_eq!(judged, serde_json::from_str::<IgnoredAny>(value).is_ok(), "{value}");
@@ -317,7 +332,7 @@ proptest! {
         if let Some(request) = ordinary::read(body.as_bytes()) {
             prop_assert_eq!(ArticleRequest::from_any_body(body.as_bytes()).ok(), Some(request), "{}", body);
         }
-        prop_assert_eq!(answer_body(body.as_bytes()), answer_by_serde(body.as_bytes()), "{}", body);
+        prop_assert_eq!(answer_body(body.as_bytes()).map(|(answer, _)| answer), answer_by_serde(body.as_bytes()), "{}", body);
     }
 
     #[test]
@@ -335,6 +350,6 @@ proptest! {
     #[test]
     fn any_bytes_of_an_answers_text_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         let document = [b"{\"response\":\"".as_slice(), &bytes, b"\"}"].concat();
-        prop_assert_eq!(answer_body(&document), answer_by_serde(&document));
+        prop_assert_eq!(answer_body(&document).map(|(answer, _)| answer), answer_by_serde(&document));
     }
 }
