@@ -122,6 +122,10 @@ impl Observer {
             if seen == Probe::Healthy {
                 cell.tell_listed(None);
             }
+            if seen == Probe::Healthy && before != Probe::Unknown {
+                cell.tell_in_memory(&[], clock::monotonic_ms());
+            }
+            self.resident.clear();
         }
         cell.tell_probe(seen);
         match (before, seen) {

@@ -34,7 +34,8 @@ use crate::lease::{Lease, Queued, Way, Why};
 use crate::member::{Maker, Member, Spec};
 use crate::turnstile::Place;
 
-/// How many times as long as usual a load may take before another backend is tried beside it.
+/// How many times as long as usual a load may take before another backend is tried beside it; but not less than
+/// `swap_patience`, and the first one as long as `load_timeout`.
 const LOADS_MAX: u64 = 4;
 
 /// Retry-After is at least a second, and at most what clients of `OpenAI`'s libraries still wait for.
@@ -49,6 +50,8 @@ pub struct Rules {
     pub queue_timeout: Duration,
     /// How long one that needs a swap may be passed by others.
     pub swap_patience: Duration,
+    /// How long a load may take.
+    pub load_timeout: Duration,
     /// When a backend is left alone.
     pub breaker: breaker::Terms,
     /// For how long the one request that tries it afterwards keeps others away.
@@ -149,7 +152,7 @@ impl Fleet {
         self.cells.hash(text)
     }
 
-    /// A backend for a question that needs no slot: a healthy one, by turns, and none of `tried` (a bit each) while there
+    /// A backend for a question that needs no slot: a healthy one, drawn, and none of `tried` (a bit each) while there
     /// is another.
     ///
     /// # Errors
@@ -206,6 +209,9 @@ impl Fleet {
             allowed |= member.cell.bit();
             well |= if is_well(member) { member.cell.bit() } else { 0 };
         }
+        if allowed == 0 && self.maker.may_come(self.cells, name) {
+            return Err(self.nobody());
+        }
         if allowed == 0 {
             return Err(Rejection::ModelNotFound { model: want.model.to_string() });
         }
@@ -250,7 +256,10 @@ impl Fleet {
         let cell = self.cells.cell(load.backend % BACKENDS);
         let is_there = mask >> load.backend & 1 == 1;
         // One that takes far longer than its like may never end: others need not wait for it.
-        let longest_ms = (self.rules.swap_patience.as_millis() as u64).max(LOADS_MAX * cell.load_ms());
+        let longest_ms = match cell.load_ms() {
+            0 => self.rules.load_timeout.as_millis() as u64,
+            usual_ms => (self.rules.swap_patience.as_millis() as u64).max(LOADS_MAX * usual_ms),
+        };
         is_there && load.age_s * 1000 <= longest_ms.max(1000) && loads::goes_on(load.age_s, || cell.serves(tag))
     }
 
@@ -418,15 +427,15 @@ impl Fleet {
             }
         }
         let (waiter, fit) = now.0.or(if_nobody.0)?;
+        if !trial.get() {
+            trial.set(self.admits(member, waiter.backends)? == Breaker::Trial);
+        }
         if fit == Fit::Cold || fit == Fit::Swap {
             let usable = admitted(&self.members.borrow(), waiter.backends);
             let loader = self.begin_load(Instance::from_word(waiter.want), member.cell.index(), usable);
             if loader.is_some_and(|loader| loader != member.cell.index()) {
                 return None;
             }
-        }
-        if !trial.get() {
-            trial.set(self.admits(member, waiter.backends)? == Breaker::Trial);
         }
         Some(waiter)
     }

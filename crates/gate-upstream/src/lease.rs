@@ -129,10 +129,7 @@ impl Lease {
             Ok(exchange) if exchange.head.status.is_success() => self.answers(),
             // It lives, and has not loaded the model for that.
             Ok(_) => breaker::succeeded(cell.breaker()),
-            Err(_) => {
-                cell.count_failure();
-                breaker::failed(cell.breaker(), self.fleet.rules.breaker, clock::monotonic_ms());
-            }
+            Err(_) => self.broke(),
         }
         asked
     }
@@ -140,11 +137,19 @@ impl Lease {
     fn answers(&mut self) {
         self.answered = true;
         let cell = self.member.cell;
-        breaker::succeeded(cell.breaker());
+        // Others need not wait for the end of a long answer. Failures in a row end with an answer that is whole.
+        if matches!(self.why.way, Way::Trial | Way::Queue) && !is_closed(cell) {
+            breaker::succeeded(cell.breaker());
+        }
         // Most answers prove nothing new: the monitor keeps what is known.
         if self.why.fit != Fit::Loaded || !cell.holds(self.instance) {
             cell.note(self.instance, clock::monotonic_ms());
         }
+    }
+
+    /// Says that the answer came to its end.
+    pub fn completed(&self) {
+        breaker::succeeded(self.member.cell.breaker());
     }
 
     /// Says that the answer broke off.
@@ -175,6 +180,10 @@ impl Lease {
     fn cells(&self) -> Cells {
         self.fleet.cells
     }
+}
+
+fn is_closed(cell: Cell) -> bool {
+    matches!(cell.breaker_state(0), breaker::State::Closed { .. })
 }
 
 /// A model that a backend is to load.

@@ -112,10 +112,25 @@ impl Maker {
     pub(crate) fn claim(&self, cells: Cells) {
         let wanted: Vec<u64> = self.specs.iter().map(|spec| cells.hash(spec.url.as_bytes())).collect();
         for (spec, key) in self.specs.iter().zip(&wanted) {
-            if !matches!(spec.reach, Reach::Found { .. }) && cells.claim(*key, &wanted).is_err() {
+            let claimed = match spec.reach {
+                Reach::Found { .. } => cells.found(*key).map(|(cell, _)| cell).collect(),
+                Reach::Http { .. } | Reach::Unix(_) => Vec::from_iter(cells.claim(*key, &wanted)),
+            };
+            if claimed.is_empty() && !matches!(spec.reach, Reach::Found { .. }) {
                 log::error!("no room for the backend {}", spec.url);
             }
+            for cell in claimed {
+                cell.tell_allowed(spec.slots);
+            }
         }
+    }
+
+    /// Whether there is a backend that may be asked for this model and that has no address yet.
+    pub(crate) fn may_come(&self, cells: Cells, name: u32) -> bool {
+        let allows = |spec: &Spec| spec.models.iter().any(|model| cells.instance(model, "").name == name);
+        let is_missing = |spec: &Spec| cells.found(cells.hash(spec.url.as_bytes())).next().is_none();
+        let found = self.specs.iter().filter(|spec| matches!(spec.reach, Reach::Found { .. }));
+        found.into_iter().any(|spec| is_missing(spec) && (spec.models.is_empty() || allows(spec)))
     }
 
     /// The members as things stand, those of `old` that are still right among them.
@@ -165,7 +180,6 @@ impl Maker {
         };
         let models = spec.models.iter().map(|model| cells.instance(model, "").name).collect();
         let (slots, weight) = (spec.slots, spec.weight);
-        cell.tell_allowed(slots);
         Rc::new(Member { cell, key, name, slots, weight, models, address, backend })
     }
 }

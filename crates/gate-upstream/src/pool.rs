@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Idle connections kept by one worker: as many as the streams that a busy one has at once, so that waves of them find
+/// Idle connections kept by one worker to one backend: as many as the streams that a busy one has at once, so that waves of them find
 /// their connections again. More would only hold descriptors of the backend.
 const IDLE_MAX: usize = 256;
 

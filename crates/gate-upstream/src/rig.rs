@@ -29,6 +29,7 @@ pub(crate) const RULES: Rules = Rules {
     queue: Bounds { all: 64, per_client: 64 },
     queue_timeout: Duration::from_secs(60),
     swap_patience: Duration::from_secs(30),
+    load_timeout: Duration::from_secs(600),
     breaker: breaker::Terms { failures: 2, time: Duration::from_secs(600) },
     trial: Duration::from_secs(600),
 };

@@ -172,7 +172,8 @@ impl Waiting {
                         self.forget();
                         return None;
                     }
-                    Taken::Nothing => {}
+                    // Somebody else may wait for what this one did not get.
+                    Taken::Nothing => self.fleet.look(),
                 }
             }
             self.place.granted.notified().await;

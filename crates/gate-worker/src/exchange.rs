@@ -56,6 +56,7 @@ pub(crate) async fn article(
         cause: "the answer is no object with a text `response`".to_owned(),
     })?;
     settle(stats, &lease, ledger);
+    lease.completed();
     Ok(answer)
 }
 
@@ -198,6 +199,9 @@ async fn answering(
     let whole = whole(gate, body, lease.as_ref()).await?;
     if let Some((lease, stats)) = lease.as_ref().zip(Stats::read(&whole)) {
         settle(stats, lease, ledger);
+    }
+    if let Some(lease) = lease.as_ref().filter(|_| status.is_success()) {
+        lease.completed();
     }
     // Its slot is free as soon as the backend has done its part.
     drop(lease);

@@ -83,6 +83,7 @@ pub(crate) fn fleet(
         queue: Bounds { all: plan.queue, per_client: plan.queue_per_client },
         queue_timeout: plan.queue_timeout,
         swap_patience: plan.swap_patience,
+        load_timeout: plan.load_timeout,
         breaker: breaker::Terms { failures: plan.breaker_failures, time: plan.breaker_time },
         // Until it is known whether it answers at all; what takes longer is a load, and no failure.
         trial: plan.connect_timeout + plan.breaker_time,

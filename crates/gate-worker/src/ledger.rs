@@ -202,7 +202,8 @@ impl Ledger {
 
     /// Says which backend is asked a question that needs no slot.
     pub(crate) fn asks(&mut self, member: &Rc<Member>) {
-        self.served = Some(Served { member: Rc::clone(member), chosen: None, tries: 1 });
+        let tries = self.served.as_ref().map_or(0, |served| served.tries) + 1;
+        self.served = Some(Served { member: Rc::clone(member), chosen: None, tries });
     }
 
     /// Says what the backend told of the answer's making.

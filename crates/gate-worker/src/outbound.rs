@@ -189,6 +189,9 @@ impl Relay {
                 if let (Some(lease), Some(load)) = (&lease, stats.load) {
                     lease.loaded_in(load);
                 }
+                if let Some(lease) = &lease {
+                    lease.completed();
+                }
                 self.ledger.made(stats);
                 self.ledger.done();
                 Poll::Ready(None)

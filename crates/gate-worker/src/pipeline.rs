@@ -281,7 +281,7 @@ async fn article(
 ) -> Result<Answering, Rejection> {
     let model = match &gate.model {
         Some(model) => Rc::clone(model),
-        None => gate.newest.name(&gate.fleet.any(0)?.backend).await?,
+        None => newest(gate).await?,
     };
     ledger.model(&model);
     let want = exchange::want(gate, client, &model, ("", 0));
@@ -289,6 +289,19 @@ async fn article(
     let mut answering = Answering::whole(StatusCode::OK, "application/json", body);
     limit_fields(gate, permit.standing(), &mut answering);
     Ok(answering)
+}
+
+/// The model for requests that name none, as the first of the backends says that can.
+async fn newest(gate: &Gate) -> Result<Rc<str>, Rejection> {
+    let mut tried = 0;
+    loop {
+        let member = gate.fleet.any(tried)?;
+        tried |= member.cell().bit();
+        match gate.newest.name(&member.backend).await {
+            Err(_) if gate.fleet.has_more(tried) => {}
+            named => return named,
+        }
+    }
 }
 
 /// The X-RateLimit fields, where the operator wants them.

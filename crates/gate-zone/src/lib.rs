@@ -155,16 +155,6 @@ impl Zone {
         Scoreboard { words: &self.words[SCOREBOARD..end], used: &self.words[header::ROWS_USED] }
     }
 
-    /// What the monitor last saw of the backend.
-    pub fn probe(self) -> Probe {
-        self.fleet().cell(0).probe()
-    }
-
-    /// Tells what the monitor has seen. Monitor only.
-    pub fn tell_probe(self, probe: Probe) {
-        self.fleet().cell(0).tell_probe(probe);
-    }
-
     /// The generation that serves.
     pub fn generation(self) -> u32 {
         self.load(header::GENERATION) as u32

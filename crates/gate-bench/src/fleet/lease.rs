@@ -106,7 +106,7 @@ impl Ground {
         let want = Want { model: Rc::clone(&self.model), instance, client, cost: COST, conversation, tried: 0 };
         match pin!(self.fleet.turn(&want)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(lease)) if lease.why.fit == Fit::Loaded => drop(lease),
-            Poll::Ready(Ok(lease)) => return Err(wrong(&format!("a backend is chosen as {}", lease.why))),
+            Poll::Ready(Ok(lease)) => return Err(wrong(&format!("a backend is chosen as {:?}", lease.why))),
             Poll::Ready(Err(why)) => return Err(wrong(&why.to_string())),
             Poll::Pending => return Err(wrong("a request waits though slots are free")),
         }
@@ -141,6 +141,7 @@ fn rules() -> Rules {
         queue: Bounds { all: 512, per_client: 64 },
         queue_timeout: TIMEOUT,
         swap_patience: TIMEOUT,
+        load_timeout: TIMEOUT,
         breaker: breaker::Terms { failures: 5, time: TIMEOUT },
         trial: TIMEOUT,
     }

@@ -31,8 +31,10 @@ pub struct Status {
     /// Where it listens.
     pub listeners: Vec<ListenerUse>,
     /// Where its requests go, in the order of the configuration; of a name, every address that it has.
+    #[serde(default)]
     pub backends: Vec<BackendUse>,
     /// Requests that wait for a backend.
+    #[serde(default)]
     pub queue: QueueUse,
     /// How full the tables of the limits are.
     pub limiter: Vec<LimiterUse>,

@@ -69,6 +69,9 @@ async fn what_comes_of_a_request_is_told_to_breaker_and_memory() {
     assert!(yard.cell(0).holds(instance));
     lease.loaded_in(Duration::from_millis(70));
     assert_eq!(yard.cell(0).load_ms(), 70);
+    assert_eq!(failures(&yard), Some(1), "an answer that has begun may still break off");
+    lease.completed();
+    assert_eq!(failures(&yard), Some(0));
     lease.broke();
     drop(lease);
     assert_eq!((failures(&yard), yard.cell(0).failed_count(), yard.cell(0).served_count()), (Some(1), 4, 1));

@@ -1,7 +1,7 @@
 //! A backend's breaker in one word: failures in a row, and until when it is left alone.
 //!
 //! Closed, it counts; open, nobody asks; when its time is over, one request tries, and its end decides. What is a failure is
-//! said by the caller: a slow load is none, and neither is a client's mistake.
+//! said by the caller: a client's mistake is none, and neither is a load that takes long and ends.
 //!
 //! Invariant: a trial whose process is gone ends by itself, at the time it was given.
 

@@ -29,10 +29,16 @@ fn word_of<W: Word>(loads: &[W], tag: u32) -> Option<&W> {
     loads.get(tag as usize % loads.len().max(1))
 }
 
+/// Seconds since; none for one that was noted just after `now_s` was read.
+fn age(seen: u64, now_s: u64) -> u64 {
+    let age_s = now_s.wrapping_sub(seen) & SECONDS_MASK;
+    if age_s > SECONDS_MASK / 2 { 0 } else { age_s }
+}
+
 /// The load of the model with this tag, if one was noted.
 pub fn of<W: Word>(loads: &[W], tag: u32, now_s: u64) -> Option<Load> {
     let seen = word_of(loads, tag)?.load();
-    let age_s = now_s.wrapping_sub(seen) & SECONDS_MASK;
+    let age_s = age(seen, now_s);
     (seen != 0 && (seen >> TAG) as u32 == tag).then_some(Load {
         backend: (seen >> BACKEND & 0xff) as usize,
         age_s,
@@ -78,7 +84,7 @@ pub fn sweep<W: Word>(loads: &[W], now_s: u64, is_served: impl Fn(u32, usize) ->
     for word in loads {
         let seen = word.load();
         let (tag, backend) = ((seen >> TAG) as u32, (seen >> BACKEND & 0xff) as usize);
-        let age_s = now_s.wrapping_sub(seen) & SECONDS_MASK;
+        let age_s = age(seen, now_s);
         if seen != 0 && !goes_on(age_s, || is_served(tag, backend)) {
             let _another = word.compare_exchange(seen, 0);
         }
@@ -102,6 +108,7 @@ mod tests {
         assert_eq!((load.backend, load.age_s), (3, 7));
         assert_eq!([3, 5, 0].map(|backend| at(&loads, backend).collect::<Vec<_>>()), [vec![9], vec![], vec![]]);
         assert_eq!(begin(&loads, (9, 5), Some(load), 108).unwrap().backend, 5);
+        assert_eq!(of(&loads, 9, 99).unwrap().age_s, 0, "noted just after the clock was read");
         end(&loads, 9, 3);
         assert_eq!(of(&loads, 9, 108).unwrap().backend, 5);
         end(&loads, 9, 5);

@@ -301,7 +301,7 @@ impl<'a, W: Word> Queue<'a, W> {
     /// How one's own place stands.
     pub fn standing(self, ticket: Ticket) -> Standing {
         let state = self.word(usize::from(ticket.entry), entry::STATE).load();
-        if state & KIND_MASK == GRANTED {
+        if state & KIND_MASK == GRANTED && state >> TICKET == ticket.number {
             let (backend, slot) = ((state >> BACKEND & 0xff) as usize, (state >> SLOT & 0xff) as usize);
             return Standing::Granted(Grant { backend, slot });
         }

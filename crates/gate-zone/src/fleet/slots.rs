@@ -97,7 +97,7 @@ impl Slot {
         }
     }
 
-    /// From a word. One that means nothing reads as free and is repaired by the next who takes it.
+    /// From a word. One that means nothing, and that nobody writes, reads as free.
     pub fn from_word(word: u64) -> Self {
         let by = Holder::new((word >> ROW) as usize & 0xff, (word >> PID & PID_MASK) as u32);
         match word >> KIND {
