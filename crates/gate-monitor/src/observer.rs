@@ -126,6 +126,10 @@ impl Observer {
                 cell.tell_in_memory(&[], clock::monotonic_ms());
             }
             self.resident.clear();
+            // Connections that workers keep to it are no good any more.
+            if before == Probe::Healthy {
+                cell.count_failure();
+            }
         }
         cell.tell_probe(seen);
         match (before, seen) {

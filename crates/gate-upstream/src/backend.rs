@@ -1,6 +1,6 @@
 //! One backend: where it is, how to ask it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -124,6 +124,8 @@ pub struct Backend {
     heads: RefCell<Vec<(&'static str, Method, Bytes)>>,
     timeouts: Timeouts,
     pool: Rc<Pool>,
+    /// How often it had failed when a connection was last used.
+    failures: Cell<u64>,
     row: Rc<OwnRow>,
 }
 
@@ -147,7 +149,16 @@ impl Backend {
     pub fn new(authority: &str, prefix: &str, timeouts: Timeouts, row: Rc<OwnRow>) -> Self {
         let target = authority.parse().map_or_else(|_| Target::Name(authority.to_owned()), Target::Address);
         let (authority, prefix) = (authority.to_owned(), prefix.to_owned());
-        Self { target, authority, prefix, heads: RefCell::default(), timeouts, pool: Rc::default(), row }
+        Self {
+            target,
+            authority,
+            prefix,
+            heads: RefCell::default(),
+            timeouts,
+            pool: Rc::default(),
+            failures: Cell::new(0),
+            row,
+        }
     }
 
     /// A backend at an address that was looked up for a name; `authority` is what it is told as its own.
@@ -158,6 +169,14 @@ impl Backend {
     /// A backend on a unix socket.
     pub fn unix(path: &Path, timeouts: Timeouts, row: Rc<OwnRow>) -> Self {
         Self { target: Target::Unix(path.to_owned()), ..Self::new(UNIX_AUTHORITY, "", timeouts, row) }
+    }
+
+    /// Says how often it has failed, in any process. After one more, connections that lay idle are not used again: a host
+    /// that has gone without a word leaves them open, and what is sent over one of them may have been run.
+    pub(crate) fn heed(&self, failures: u64) {
+        if self.failures.replace(failures) != failures {
+            self.pool.clear();
+        }
     }
 
     /// Sends a request for which no model has to be loaded, and waits for the head of the answer.

@@ -123,6 +123,7 @@ impl Lease {
     pub(crate) async fn ask(&mut self, ask: &Ask, load: Duration, first_byte: Duration) -> Result<Exchange, Failed> {
         let (cell, instance) = (self.member.cell, self.instance);
         let is_loaded = || cell.holds(instance);
+        self.member.backend.heed(cell.failed_count());
         let asked = self.member.backend.ask(ask, Patience { load, first_byte, is_loaded: &is_loaded }).await;
         self.tries = false;
         match &asked {

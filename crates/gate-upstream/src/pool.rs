@@ -108,6 +108,11 @@ impl Pool {
         None
     }
 
+    /// Closes what is idle.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     /// Keeps a connection for the next request. The oldest one makes room.
     pub(crate) fn give(&self, conn: Conn, now: Instant) {
         let mut idle = self.idle.borrow_mut();

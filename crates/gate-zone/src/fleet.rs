@@ -512,7 +512,7 @@ impl Cell {
         self.load(backend::SERVED)
     }
 
-    /// Failures that its breaker was told of.
+    /// Failures that were seen, by requests and by the monitor.
     pub fn failed_count(self) -> u64 {
         self.load(backend::FAILED)
     }

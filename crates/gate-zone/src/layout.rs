@@ -129,7 +129,7 @@ pub mod backend {
     pub const LISTED: usize = 10;
     /// Requests that have ended here. By compare-and-swap.
     pub const SERVED: usize = 11;
-    /// Failures that the breaker was told of. By compare-and-swap.
+    /// Failures that were seen; connections kept from before the last one are not used again. By compare-and-swap.
     pub const FAILED: usize = 12;
     /// 1 once a model has been seen to leave memory for another. Written by the monitor.
     pub const EVICTED: usize = 13;

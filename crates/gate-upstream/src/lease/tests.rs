@@ -117,3 +117,35 @@ fn reasons_are_written_as_in_the_log() {
     let ways = [Way::Only, Way::Best, Way::Trial, Way::Queue];
     assert_eq!(ways.map(Way::name), ["only", "best", "trial", "queue"]);
 }
+
+#[tokio::test]
+async fn a_failure_anywhere_closes_connections_that_lie_idle() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let yard = yard(&listener.local_addr().unwrap().to_string());
+    let served = std::thread::spawn(move || {
+        // Two requests on the first connection, one on the second.
+        for requests in [2, 1] {
+            let (mut conn, _) = listener.accept().unwrap();
+            for _ in 0..requests {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    conn.read_exact(&mut byte).unwrap();
+                    request.extend_from_slice(&byte);
+                }
+                conn.write_all(OK.as_bytes()).unwrap();
+            }
+        }
+    });
+    let fleet = yard.process();
+    for fails in [false, true, false] {
+        let mut lease = at_once(&fleet, yard.want("m", 1));
+        let exchange = lease.ask(&Ask::get("/"), LONG, LONG).await.unwrap();
+        exchange.body.whole(9, LONG).await.unwrap();
+        if fails {
+            // As another process would tell.
+            yard.cell(0).count_failure();
+        }
+    }
+    served.join().unwrap();
+}
