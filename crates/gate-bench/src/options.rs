@@ -166,18 +166,12 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
 }
 
 fn options(
-    mut arguments: impl Iterator<Item = String>,
+    arguments: impl Iterator<Item = String>,
     command: impl FnOnce(Options) -> Command,
 ) -> Result<Command, Complaint> {
     let mut options = Options::default();
-    while let Some(argument) = arguments.next() {
-        let (name, inline) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (argument.as_str(), None),
-        };
-        let mut value = || inline.clone().or_else(|| arguments.next());
+    let asked = each_option(arguments, |name, value| {
         match name {
-            "--help" | "-h" => return Ok(Command::Help),
             "--rounds" => options.rounds = number(name, value(), 1..=ROUNDS_MAX)?,
             "--seconds" => options.seconds = number(name, value(), 1..=SECONDS_MAX)?,
             "--connections" => options.connections = number(name, value(), 1..=CONNECTIONS_MAX)?,
@@ -187,11 +181,42 @@ fn options(
             "--fastapi-python" => options.fastapi_python = Some(path(name, value())?),
             _ => return Err(usage(format!("{name} is no option"))),
         }
+        Ok(())
+    })?;
+    if asked == Asked::Help {
+        return Ok(Command::Help);
     }
     if options.fastapi_dir.is_none() {
         options.fastapi_dir = std::env::var_os(FASTAPI_ENV).filter(|value| !value.is_empty()).map(PathBuf::from);
     }
     Ok(command(options))
+}
+
+/// What a row of options asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// What they say.
+    Work,
+    /// Help; what stands behind that was not read.
+    Help,
+}
+
+/// Hands each option to `take`, by its name and with a way to its value, which stands behind `=` or is the next argument.
+pub(crate) fn each_option(
+    mut arguments: impl Iterator<Item = String>,
+    mut take: impl FnMut(&str, &mut dyn FnMut() -> Option<String>) -> Result<(), Complaint>,
+) -> Result<Asked, Complaint> {
+    while let Some(argument) = arguments.next() {
+        let (name, inline) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        if matches!(name, "--help" | "-h") {
+            return Ok(Asked::Help);
+        }
+        take(name, &mut || inline.clone().or_else(|| arguments.next()))?;
+    }
+    Ok(Asked::Work)
 }
 
 pub(crate) fn number<T>(name: &str, value: Option<String>, range: std::ops::RangeInclusive<T>) -> Result<T, Complaint>

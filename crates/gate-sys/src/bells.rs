@@ -7,9 +7,8 @@
 //! ring is a delay and nothing else.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd;
 
@@ -47,12 +46,14 @@ impl Bells {
         }
     }
 
-    /// Something to hear one by; `None` beyond the last.
+    /// Something to hear one by, `None` beyond the last: readable from a ring on, until eight bytes are read from it. Read
+    /// before looking at the words, so that a ring behind the look is heard. One process listens to a bell; of two, one
+    /// would silence what the other has not heard.
     ///
     /// # Errors
     /// Out of file descriptors.
-    pub fn ear(&self, index: usize) -> Option<io::Result<Ear>> {
-        self.bells.get(index).map(|bell| Ok(Ear { bell: bell.try_clone()? }))
+    pub fn ear(&self, index: usize) -> Option<io::Result<OwnedFd>> {
+        self.bells.get(index).map(OwnedFd::try_clone)
     }
 }
 
@@ -62,43 +63,12 @@ impl Inheritance for Bells {
     }
 }
 
-/// Hears one bell: readable from a ring on, until it is hushed. One process listens to a bell; of two, one would hush
-/// what the other has not heard.
-#[derive(Debug)]
-pub struct Ear {
-    bell: OwnedFd,
-}
-
-impl Ear {
-    /// Silences the bell. Call it before looking at the words, so that a ring behind the look is heard.
-    ///
-    /// # Errors
-    /// None that Linux documents, once "it was silent" is told as success.
-    pub fn hush(&self) -> io::Result<()> {
-        match unistd::read(&self.bell, &mut [0; RING.len()]) {
-            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
-            Err(other) => Err(other.into()),
-        }
-    }
-}
-
-/// For an event loop: it becomes readable with a ring, and reading eight bytes hushes it.
-impl From<Ear> for OwnedFd {
-    fn from(ear: Ear) -> Self {
-        ear.bell
-    }
-}
-
-impl AsFd for Ear {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
-    }
-}
-
-/// What event loops ask for; they borrow it.
-impl AsRawFd for Ear {
-    fn as_raw_fd(&self) -> RawFd {
-        self.bell.as_raw_fd()
+/// Silences a bell, as who hears it does.
+#[cfg(test)]
+pub(crate) fn hush(ear: &OwnedFd) -> io::Result<()> {
+    match unistd::read(ear, &mut [0; RING.len()]) {
+        Ok(_) | Err(nix::errno::Errno::EAGAIN) => Ok(()),
+        Err(other) => Err(other.into()),
     }
 }
 
@@ -118,12 +88,12 @@ mod tests {
         }
     }
 
-    fn rings(ear: &Ear) -> bool {
+    fn rings(ear: &OwnedFd) -> bool {
         let mut polled = [PollFd::new(ear.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).unwrap() > 0
     }
 
-    fn ear(bells: &Bells, index: usize) -> Ear {
+    fn ear(bells: &Bells, index: usize) -> OwnedFd {
         bells.ear(index).expect("there is such a bell").unwrap()
     }
 
@@ -136,9 +106,9 @@ mod tests {
         bells.ring(1);
         bells.ring(1);
         assert_eq!(heard(), [false, true, false]);
-        ears[1].hush().unwrap();
+        hush(&ears[1]).unwrap();
         assert_eq!(heard(), [false; 3], "several rings are one");
-        ears[1].hush().expect("a silent bell can be hushed");
+        hush(&ears[1]).expect("a silent bell can be hushed");
         bells.ring(1);
         assert_eq!(heard(), [false, true, false]);
     }
@@ -161,7 +131,7 @@ mod tests {
         unistd::write(&ear, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         bells.ring(0);
         assert!(rings(&ear));
-        ear.hush().unwrap();
+        hush(&ear).unwrap();
         assert!(!rings(&ear));
     }
 
@@ -173,7 +143,7 @@ mod tests {
         let child = spawn_unchecked_threads(Rc::clone(&bells), |bells| {
             let own = ear(&bells, 0);
             let woken = rings(&own);
-            own.hush().unwrap();
+            hush(&own).unwrap();
             bells.ring(1);
             u8::from(!woken)
         });

@@ -22,7 +22,6 @@ use gate_zone::fleet::slots::{Holder, Slot};
 use gate_zone::fleet::{Fleet as Cells, Instance, breaker};
 use gate_zone::layout::BACKENDS;
 use gate_zone::layout::backend::SLOT_COUNT;
-use gate_zone::word::Word;
 use gate_zone::{OwnRow, Probe};
 use tokio::sync::Notify;
 
@@ -354,8 +353,7 @@ impl Fleet {
     /// Whether a backend's breaker lets a request pass; this one is the trial if there is to be one. Where all breakers
     /// of a mask are open, none counts.
     fn admits(&self, member: &Member, mask: u64) -> Option<Breaker> {
-        // A closed one is closed at any time: most requests need not ask for it.
-        if let breaker::State::Closed { .. } = member.cell.breaker_state(0) {
+        if member.cell.is_closed() {
             return Some(Breaker::Closed);
         }
         let now_ms = clock::monotonic_ms();
@@ -399,7 +397,7 @@ impl Fleet {
         let (mut now, mut if_nobody) = (First::default(), First::default());
         let mut held_back: Vec<Waiter> = Vec::new();
         // A closed breaker lets all pass; the rest depends on what else a waiter may have.
-        let is_closed = matches!(member.cell.breaker_state(now_ms), breaker::State::Closed { .. });
+        let is_closed = member.cell.is_closed();
         for waiter in queue.waiters().filter(|waiter| waiter.backends & member.cell.bit() != 0) {
             if !is_closed && !trial.get() && admitted(&self.members.borrow(), waiter.backends) & member.cell.bit() == 0
             {
@@ -535,9 +533,8 @@ fn is_well(member: &Member) -> bool {
 /// Of a mask, those that their breakers do not keep requests from; all, if no breaker is closed. A model in the memory of
 /// any other one is out of reach.
 fn admitted(members: &[Rc<Member>], mask: u64) -> u64 {
-    // Most breakers have never been told of a failure, and need no clock.
     let in_mask = || members.iter().filter(|member| mask & member.cell.bit() != 0);
-    if in_mask().all(|member| Word::load(member.cell.breaker()) == 0) {
+    if in_mask().all(|member| member.cell.is_closed()) {
         return mask;
     }
     let now_ms = clock::monotonic_ms();
@@ -553,9 +550,7 @@ fn admitted(members: &[Rc<Member>], mask: u64) -> u64 {
 }
 
 fn any_closed(members: &[Rc<Member>], mask: u64) -> bool {
-    let now_ms = clock::monotonic_ms();
-    let closed = |member: &Rc<Member>| matches!(member.cell.breaker_state(now_ms), breaker::State::Closed { .. });
-    members.iter().any(|member| mask & member.cell.bit() != 0 && closed(member))
+    members.iter().any(|member| mask & member.cell.bit() != 0 && member.cell.is_closed())
 }
 
 /// The first, unless it is empty.

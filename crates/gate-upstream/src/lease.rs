@@ -139,7 +139,7 @@ impl Lease {
         self.answered = true;
         let cell = self.member.cell;
         // Others need not wait for the end of a long answer. Failures in a row end with an answer that is whole.
-        if matches!(self.why.way, Way::Trial | Way::Queue) && !is_closed(cell) {
+        if matches!(self.why.way, Way::Trial | Way::Queue) && !cell.is_closed() {
             breaker::succeeded(cell.breaker());
         }
         // Most answers prove nothing new: the monitor keeps what is known.
@@ -181,10 +181,6 @@ impl Lease {
     fn cells(&self) -> Cells {
         self.fleet.cells
     }
-}
-
-fn is_closed(cell: Cell) -> bool {
-    matches!(cell.breaker_state(0), breaker::State::Closed { .. })
 }
 
 /// A model that a backend is to load.

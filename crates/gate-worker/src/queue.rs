@@ -3,10 +3,10 @@
 //! Invariant: without the bell everything still happens, a tenth of a second later.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use gate_upstream::{Fleet, LOOK};
-use gate_zone::Ear;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::sleep;
 
@@ -26,9 +26,9 @@ pub(crate) async fn look(fleet: Rc<Fleet>) {
 ///
 /// # Errors
 /// The event loop cannot watch it.
-pub(crate) fn hear(fleet: Rc<Fleet>, ear: Ear) -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn hear(fleet: Rc<Fleet>, ear: OwnedFd) -> io::Result<impl Future<Output = ()>> {
     // No pipe, but read as one: it is readable, and what is read is gone.
-    let bell = Receiver::from_owned_fd_unchecked(ear.into())?;
+    let bell = Receiver::from_owned_fd_unchecked(ear)?;
     Ok(async move {
         while bell.readable().await.is_ok() {
             // Read before the look, so that a ring behind it is heard.

@@ -105,7 +105,13 @@ impl Fleet {
 
     /// All cells that are taken.
     pub fn cells(self) -> impl Iterator<Item = Cell> {
-        (0..BACKENDS).map(move |index| self.cell(index)).filter(|cell| cell.key() != 0)
+        self.used().filter(|cell| cell.key() != 0)
+    }
+
+    /// Every cell that was ever taken. The others have no memory, and looking at them would give them some.
+    fn used(self) -> impl Iterator<Item = Cell> {
+        let used = (Word::load(&self.zone.words[header::CELLS_USED]) as usize).min(BACKENDS);
+        (0..used).map(move |index| self.cell(index))
     }
 
     /// The cell of the backend with this key.
@@ -152,7 +158,9 @@ impl Fleet {
                 return Ok(tell(cell));
             }
             let cell = self.reserve(mine, wanted).ok_or(NoCell)?;
-            // Whole before it can be found.
+            // Among those that are looked at, and whole, before it can be found.
+            let used = cell.index as u64 + 1;
+            update(&self.zone.words[header::CELLS_USED], |most| (used > most).then_some(used));
             cell.empty();
             tell(cell);
             cell.word(backend::KEY).store(key, SEQ);
@@ -235,9 +243,9 @@ impl Fleet {
         settlement::free(self.queue(), &self.all_slots(), is_gone, own)
     }
 
-    /// Those of free cells too: one that was given up may have been taken from in its last moment.
-    fn all_slots(self) -> [&'static [AtomicU64]; BACKENDS] {
-        std::array::from_fn(|index| self.cell(index).slots(backend::SLOT_COUNT))
+    /// Those of cells that are free again too: one that was given up may have been taken from in its last moment.
+    fn all_slots(self) -> Vec<&'static [AtomicU64]> {
+        self.used().map(|cell| cell.slots(backend::SLOT_COUNT)).collect()
     }
 }
 
@@ -375,6 +383,11 @@ impl Cell {
     /// What its breaker says at `now_ms` of `CLOCK_MONOTONIC`.
     pub fn breaker_state(self, now_ms: u64) -> breaker::State {
         breaker::state(self.load(backend::BREAKER), now_ms)
+    }
+
+    /// Whether its breaker lets all requests pass: at any time then, so no clock is needed.
+    pub fn is_closed(self) -> bool {
+        matches!(self.breaker_state(0), breaker::State::Closed { .. })
     }
 
     /// Its breaker.

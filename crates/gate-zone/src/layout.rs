@@ -7,7 +7,7 @@
 pub const MAGIC: u64 = u64::from_be_bytes(*b"gatezone");
 
 /// Changes with every change of this file. Whoever takes a zone over compares it first.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// Words of the zone's head, written by the master; once, unless said otherwise.
 pub mod header {
@@ -38,6 +38,9 @@ pub mod header {
     /// something, 1 << 62 while there are to be none, the configured number << 32, the number wanted. Written by the
     /// master.
     pub const WORKERS: usize = 10;
+    /// One more than the highest backend's cell ever taken, so that readers need not touch all. By compare-and-swap, and only
+    /// grows.
+    pub const CELLS_USED: usize = 11;
     /// Window lengths in nanoseconds of the limiter's fixed-window regions; 0 is an unused region.
     /// Written by the master before any worker that uses it is forked.
     pub const WINDOWS: usize = 16;

@@ -6,7 +6,7 @@
 //! Invariant: a process may be killed at any instruction and leaves nothing held; all-zero words are a valid start.
 #![forbid(unsafe_code)]
 
-pub use gate_sys::bells::{Bells, Ear};
+pub use gate_sys::bells::Bells;
 pub use gate_sys::clock;
 
 mod adopted;

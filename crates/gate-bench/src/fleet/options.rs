@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::complaint::Complaint;
-use crate::options::{ROUNDS_MAX, SECONDS_MAX, number, path, usage};
+use crate::options::{Asked, ROUNDS_MAX, SECONDS_MAX, each_option, number, path, usage};
 
 /// The scale of loads and answers: a run of some minutes becomes one of one.
 const SCALE: u32 = 10;
@@ -80,16 +80,10 @@ impl Options {
 }
 
 /// Reads what stands behind `fleet`; none where help is asked for.
-pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, Complaint> {
+pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>, Complaint> {
     let mut options = Options::default();
-    while let Some(argument) = arguments.next() {
-        let (name, inline) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (argument.as_str(), None),
-        };
-        let mut value = || inline.clone().or_else(|| arguments.next());
+    let asked = each_option(arguments, |name, value| {
         match name {
-            "--help" | "-h" => return Ok(None),
             "--rounds" => options.rounds = number(name, value(), 1..=ROUNDS_MAX)?,
             "--seconds" => options.seconds = number(name, value(), 1..=SECONDS_MAX)?,
             "--scale" => options.scale = number(name, value(), 1..=SCALE_MAX)?,
@@ -97,8 +91,9 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Optio
             "--gate" => options.gate = Some(path(name, value())?),
             _ => return Err(usage(format!("{name} is no option of fleet"))),
         }
-    }
-    Ok(Some(options))
+        Ok(())
+    })?;
+    Ok((asked == Asked::Work).then_some(options))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::contender::Contender;
 use super::trial::Trial;
 use crate::complaint::Complaint;
-use crate::options::{number, path, usage};
+use crate::options::{Asked, each_option, number, path, usage};
 
 /// Seconds that recovery is waited for; a run has up to a hundred such waits.
 const SECONDS_MAX: u32 = 60;
@@ -67,24 +67,19 @@ impl Options {
 }
 
 /// Reads what stands behind `supervise`; none where help is asked for.
-pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, Complaint> {
+pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>, Complaint> {
     let mut options = Options::default();
-    while let Some(argument) = arguments.next() {
-        let (name, inline) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (argument.as_str(), None),
-        };
-        let mut value = || inline.clone().or_else(|| arguments.next());
+    let asked = each_option(arguments, |name, value| {
         match name {
-            "--help" | "-h" => return Ok(None),
             "--seconds" => options.seconds = number(name, value(), 1..=SECONDS_MAX)?,
             "--only" => options.select(&value().ok_or_else(|| usage("--only needs a value"))?)?,
             "--gate" => options.gate = Some(path(name, value())?),
             "--python" => options.python = Some(path(name, value())?),
             _ => return Err(usage(format!("{name} is no option of supervise"))),
         }
-    }
-    Ok(Some(options))
+        Ok(())
+    })?;
+    Ok((asked == Asked::Work).then_some(options))
 }
 
 #[cfg(test)]

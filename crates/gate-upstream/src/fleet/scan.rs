@@ -83,16 +83,12 @@ pub(crate) fn facts_of(cells: Cells, member: &Member, instance: Instance) -> Fac
     // Loaded with other options, the model would have to make room for itself.
     let is_in_its_own_way = cell.in_memory().any(|held| held.name == instance.name && held != instance);
     Facts {
-        index: cell.index(),
-        key: member.key,
         holds: cell.holds(instance),
         in_memory,
         has_room: cell.has_room_beside(in_memory) && !is_in_its_own_way,
-        in_flight: slots::in_flight(cell.slots(member.slots())),
-        slots: member.slots(),
-        weight: member.weight,
         service_ms: cell.service_us() / 1000,
         load_ms: cell.load_ms(),
+        ..load_of(member)
     }
 }
 
