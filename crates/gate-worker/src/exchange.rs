@@ -1,5 +1,6 @@
 //! Asking a backend: which one, what goes along, what comes back whole, what is relayed, and when another one is asked.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use gate_api::ndjson::Stats;
 use gate_api::rejection::Breakage;
 use gate_api::{Rejection, Route, article};
 use gate_config::Retry;
-use gate_upstream::{Ask, Exchange, Lease, Ran, UpstreamBody, Want};
+use gate_upstream::{Ask, Exchange, Lease, Method, Ran, UpstreamBody, Want};
 use gate_zone::clock;
 use gate_zone::fleet::queue::COST;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -133,7 +134,8 @@ fn ask(client: &Caller, path: &'static str, body: Option<Bytes>) -> Ask {
         trace.parent.clone().map(|parent| ("traceparent", parent)),
         trace.state.clone().map(|state| ("tracestate", state)),
     ];
-    Ask { path, body, fields }
+    let method = if body.is_some() { Method::Post } else { Method::Get };
+    Ask { method, path: Cow::Borrowed(path), body, fields }
 }
 
 /// Asks one backend, and another where the first surely did not run the request (or, where the operator allows it, did
