@@ -31,7 +31,7 @@ impl FixedModel {
         Self { tick_ns: length_ns.div_ceil(1024), length_ns, windows: HashMap::new() }
     }
 
-    fn charge(&mut self, client: u64, amount: u64, now_ns: u64) -> Verdict {
+    fn charge(&mut self, client: u64, amount: u64, now_ns: u64) -> Told {
         let now_ns = u128::from(now_ns);
         let told = |ns: u128| Duration::from_nanos(ns.min(self.length_ns) as u64);
         if amount == 0 {

@@ -22,7 +22,7 @@ fn second() -> Window {
 }
 
 fn ask(tag: u64, amount: u64) -> Charge {
-    Charge { tag: fixed::Tag::new(tag), amount, window: second() }
+    Charge { tag: fixed::Tag::new(tag), amount, cost: 1, window: second() }
 }
 
 /// A set, its cell, and a clock.
@@ -78,7 +78,7 @@ fn hashes_reach_every_set_and_cell_and_nothing_beyond() {
 fn ten_means_ten_and_then_the_window_ends() {
     let bench = Bench::new();
     for remaining in (0..10).rev() {
-        let Verdict::Admitted { remaining: told, reset } = bench.charge(ask(1, 10)) else { panic!("refused") };
+        let Verdict::Admitted { remaining: told, reset, .. } = bench.charge(ask(1, 10)) else { panic!("refused") };
         assert_eq!((told, reset), (remaining, Duration::from_secs(1)));
     }
     let full = values(&bench.set);
@@ -98,7 +98,7 @@ fn a_window_is_never_shorter_than_asked_and_two_ticks_longer_at_most() {
         for start in [0, 1, tick_ns - 1, tick_ns, 977 * tick_ns + tick_ns / 2, 65_535 * tick_ns] {
             let (set, cell) = (words(2), AtomicU64::new(0));
             let admits = |now_ns: u64| {
-                let charge = Charge { tag: fixed::Tag::new(9), amount: 1, window };
+                let charge = Charge { tag: fixed::Tag::new(9), amount: 1, cost: 1, window };
                 matches!(fixed::charge(&set, || &cell, charge, || now_ns), Verdict::Admitted { .. })
             };
             assert!(admits(start));
