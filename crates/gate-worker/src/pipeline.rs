@@ -266,7 +266,7 @@ fn validate(route: &Route, body: &[u8]) -> Result<NativeCall, Rejection> {
 
 /// Counts a request that is valid.
 fn admit(gate: &Gate, client: &Client, (scope, dialect): (Scope, Dialect)) -> Result<Permit, Refusal> {
-    gate.admission.admit(client, scope).map_err(|refused| {
+    gate.admission.admit(&client.subject(), scope).map_err(|refused| {
         gate.row.add_one(row::LIMITED);
         let rejection = Rejection::RateLimited { limit: refused.limit.text.clone(), retry: refused.retry };
         Refusal { dialect, rejection, standing: Some(refused.standing()) }
