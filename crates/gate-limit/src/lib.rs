@@ -11,6 +11,7 @@ pub mod client;
 mod clock;
 pub mod flood;
 mod gcra;
+pub mod keys;
 mod limit;
 mod place;
 

@@ -1,4 +1,4 @@
-//! What each word of the shared memory means: the head, the scoreboard, the fleet and the limiter's tables.
+//! What each word of the shared memory means: the head, the scoreboard, the fleet, the keyring and the limiter's tables.
 //!
 //! It does not decide who may pass or which process to start; it knows layouts and the protocols (single writer, or
 //! compare-and-swap) by which processes share them without locks.
@@ -11,6 +11,7 @@ pub use gate_sys::clock;
 
 mod adopted;
 pub mod fleet;
+pub mod keyring;
 pub mod layout;
 pub mod limiter;
 pub mod probe;
