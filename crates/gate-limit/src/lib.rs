@@ -14,6 +14,7 @@ pub mod concurrency;
 mod counter;
 pub mod flood;
 mod gcra;
+pub mod keys;
 mod limit;
 mod place;
 mod subject;
