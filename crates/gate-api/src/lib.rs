@@ -8,12 +8,14 @@
 
 pub mod article;
 pub mod docs;
+pub mod frames;
 pub mod json;
 pub mod native;
 pub mod ndjson;
 pub mod openapi;
 pub mod rejection;
 pub mod route;
+pub mod sse;
 pub mod trace;
 
 pub use rejection::{

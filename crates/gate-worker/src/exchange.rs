@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gate_api::frames::Stats;
 use gate_api::native::{KeepAlive, NativeCall, Work};
-use gate_api::ndjson::Stats;
 use gate_api::rejection::Breakage;
 use gate_api::{Rejection, Route, article};
 use gate_config::Retry;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gate_api::ndjson::Stats;
+use gate_api::frames::Stats;
 use gate_api::{Fault, Route};
 use gate_config::AccessLogFormat;
 use gate_upstream::{Lease, Member, Queued, Why};

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use gate_api::ndjson::{self, End, Lines};
+use gate_api::frames::End;
+use gate_api::ndjson::{self, Lines};
 use gate_api::rejection::{Breakage, Phase};
 use gate_api::{Connection, Fault, Rejection};
 use gate_upstream::{Lease, UpstreamBody};
@@ -184,7 +185,7 @@ impl Relay {
     /// The backend has ended its answer: well, or without saying so.
     fn ended(&mut self) -> Polled {
         let lease = self.upstream.take().and_then(|(_, lease)| lease);
-        match std::mem::take(&mut self.lines).finish() {
+        match self.lines.finish() {
             End::Complete { stats } => {
                 if let (Some(lease), Some(load)) = (&lease, stats.load) {
                     lease.loaded_in(load);
