@@ -43,14 +43,14 @@ pub(crate) struct Usage {
 
 #[derive(Deserialize)]
 struct UsageKeys<'a> {
-    #[serde(borrow)]
-    prompt_tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
-    completion_tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
-    input_tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
-    output_tokens: Option<&'a RawValue>,
+    #[serde(borrow, rename = "prompt_tokens")]
+    prompt: Option<&'a RawValue>,
+    #[serde(borrow, rename = "completion_tokens")]
+    completion: Option<&'a RawValue>,
+    #[serde(borrow, rename = "input_tokens")]
+    input: Option<&'a RawValue>,
+    #[serde(borrow, rename = "output_tokens")]
+    output: Option<&'a RawValue>,
 }
 
 impl<'a> Said<'a> {
@@ -88,10 +88,7 @@ impl<'a> Said<'a> {
 impl Usage {
     fn read(usage: &RawValue) -> Self {
         let Some(keys) = object::<UsageKeys<'_>>(usage.get().as_bytes()) else { return Self::default() };
-        Self {
-            prompt: said(keys.prompt_tokens.or(keys.input_tokens)),
-            tokens: said(keys.completion_tokens.or(keys.output_tokens)),
-        }
+        Self { prompt: said(keys.prompt.or(keys.input)), tokens: said(keys.completion.or(keys.output)) }
     }
 
     pub(crate) fn stats(self) -> Stats {
