@@ -16,5 +16,7 @@ pub mod rejection;
 pub mod route;
 pub mod trace;
 
-pub use rejection::{Answer, Breakage, Connection, Denial, Dialect, Fault, LimitHeaders, Phase, Rejection, Terms};
-pub use route::{Route, route};
+pub use rejection::{
+    Answer, Breakage, Connection, Denial, Dialect, Fault, KeyFault, LimitHeaders, Phase, Rejection, Terms,
+};
+pub use route::{BlobMethod, Class, Route, route};

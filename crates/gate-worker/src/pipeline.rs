@@ -11,7 +11,7 @@ use bytes::Bytes;
 use gate_api::article::ArticleRequest;
 use gate_api::native::{self, NativeCall};
 use gate_api::rejection::{LimitHeaders, Phase};
-use gate_api::{Dialect, Fault, Rejection, Route, route};
+use gate_api::{Denial, Dialect, Fault, Rejection, Route, route};
 use gate_limit::{Client, Permit, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
@@ -183,6 +183,7 @@ async fn answer(
             exchange::question(gate, &client, &route, ledger).await.map_err(refused)
         }
         Route::Root | Route::OpenApi | Route::Docs(_) | Route::Healthz | Route::Readyz => Ok(pages::page(gate, &route)),
+        _ => Err(refused(Rejection::Denied { what: Denial::Route })),
     }
 }
 
