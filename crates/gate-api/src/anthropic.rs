@@ -32,7 +32,8 @@ const LIST: Messages = Messages {
     list: "[]anthropic.MessageParam",
     message: Inside { path: "MessagesRequest.messages", go: "anthropic.MessageParam", fields: &MESSAGE },
     faults: AfterFault::Stop,
-    hear,
+    // They are heard behind the system's text, wherever that stands.
+    hear: |_, _| {},
 };
 const MESSAGE: [Field; 2] = [Field("role", Shape::Text), Field("content", Shape::Any)];
 
@@ -40,7 +41,6 @@ const MESSAGE: [Field; 2] = [Field("role", Shape::Text), Field("content", Shape:
 pub(crate) fn messages(body: &[u8]) -> Result<Call, Rejection> {
     let (mut found, mut heard) = (Found::none(&FIELDS), Heard::default());
     native::read(&MESSAGES, body, (&mut found, &mut heard), END_OF_FILE)?;
-    heard.fault.take().map_or(Ok(()), |fault| Err(bad(fault)))?;
     let sent = found.text("model");
     if sent.is_empty() {
         return Err(native::required(&sent));
@@ -55,7 +55,8 @@ pub(crate) fn messages(body: &[u8]) -> Result<Call, Rejection> {
     }
     no_web_search(found.raw("tools"))?;
     let model = native::model(&sent, native::required)?;
-    let heard = with_system(found.raw("system"), found.raw("messages"), heard);
+    hear(&found, &mut heard);
+    heard.fault.take().map_or(Ok(()), |fault| Err(bad(fault)))?;
     heard.written(found.raw("tools"));
     Ok(Call {
         stream: if found.flag("stream") == Some(true) { Stream::Yes } else { Stream::No },
@@ -68,4 +69,49 @@ pub(crate) fn messages(body: &[u8]) -> Result<Call, Rejection> {
         },
         ..Call::of(model, Work::Infer, &mut heard)
     })
+}
+
+/// Hears the system's text, then the messages.
+fn hear(request: &Found<'_>, heard: &mut Heard) {
+    if let Some(system) = request.raw("system").filter(|system| *system != r#""""#) {
+        hear_content(Some(r#""system""#), Some(system), Keys::Exact, heard);
+    }
+    for message in walk::items(request.raw("messages").unwrap_or("")) {
+        let [role, content] = heard.pick(message, ["role", "content"], Keys::Folded);
+        hear_content(role, content, Keys::Folded, heard);
+    }
+}
+
+/// A content: one string or a list of blocks, whose keys are compared as `keys` says.
+fn hear_content(role: Option<&str>, content: Option<&str>, keys: Keys, heard: &mut Heard) {
+    let Some(blocks) = content.filter(|content| kind(content) == "array") else {
+        return heard.message(role, content);
+    };
+    let mut texts = Vec::new();
+    for block in walk::items(blocks) {
+        let [of, said, thinking, inner, input] =
+            heard.pick(block, ["type", "text", "thinking", "content", "input"], keys);
+        heard.text(thinking);
+        heard.written(input);
+        match &*text::string(of.unwrap_or("")) {
+            "text" => texts.extend(said),
+            "tool_result" | "web_search_tool_result" => hear_result(inner, heard),
+            "tool_use" | "server_tool_use" | "thinking" | "redacted_thinking" => {}
+            _ => heard.image(),
+        }
+    }
+    heard.parts(role, &texts);
+}
+
+/// What a tool gave back.
+fn hear_result(content: Option<&str>, heard: &mut Heard) {
+    let Some(blocks) = content.filter(|content| kind(content) == "array") else { return heard.text(content) };
+    for block in walk::items(blocks) {
+        let [of, said] = heard.pick(block, ["type", "text"], Keys::Exact);
+        match &*text::string(of.unwrap_or("")) {
+            "text" => heard.text(said),
+            "image" => heard.image(),
+            _ => heard.written(Some(block)),
+        }
+    }
 }

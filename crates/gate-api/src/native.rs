@@ -28,7 +28,7 @@ pub(crate) mod walk;
 pub use duration::KeepAlive;
 use fields::{AfterFault, Field, Found, Inside, Messages, Request, Shape};
 use heard::Heard;
-pub(crate) use name::{NameFault, has_tag, host, listed_parts};
+pub(crate) use name::{NameFault, host};
 pub use name::{Source, listed_as};
 use options::Loading;
 

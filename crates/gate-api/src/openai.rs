@@ -64,13 +64,11 @@ const CHAT_STREAM_OPTIONS: Inside = Inside {
 const STREAM_OPTIONS: Inside = Inside { path: "CompletionRequest.stream_options", ..CHAT_STREAM_OPTIONS };
 const INCLUDE_USAGE: &str = "include_usage";
 
-const REASONING: Inside = Inside {
-    path: "ChatCompletionRequest.reasoning",
-    go: "openai.Reasoning",
-    fields: &[Field("effort", Shape::Text)],
-};
+const REASONING: Inside =
+    Inside { path: "ChatCompletionRequest.reasoning", go: "openai.Reasoning", fields: &[Field("effort", Shape::Text)] };
 
-const COMPLETION: Request = Request { go: "openai.CompletionRequest", name: "CompletionRequest", fields: &COMPLETION_FIELDS };
+const COMPLETION: Request =
+    Request { go: "openai.CompletionRequest", name: "CompletionRequest", fields: &COMPLETION_FIELDS };
 const COMPLETION_FIELDS: [Field; 13] = [
     Field("model", Shape::Text),
     Field("prompt", Shape::Text),

@@ -4,10 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gate_api::native::{KeepAlive, NativeCall, Work};
+use gate_api::call::{KeepAlive, Work};
 use gate_api::ndjson::Stats;
 use gate_api::rejection::Breakage;
-use gate_api::{Rejection, Route, article};
+use gate_api::{Call, Rejection, Route, article};
 use gate_config::Retry;
 use gate_upstream::{Ask, Exchange, Lease, Ran, UpstreamBody, Want};
 use gate_zone::clock;
@@ -64,7 +64,7 @@ pub(crate) async fn article(
 pub(crate) async fn native(
     gate: &Gate,
     client: &Caller,
-    (route, call, body): (&Route, &NativeCall, Bytes),
+    (route, call, body): (&Route, &Call, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
     let model: Rc<str> = call.model.as_str().into();
@@ -79,7 +79,7 @@ pub(crate) async fn native(
 }
 
 /// Whether the model is unloaded when the call is done.
-fn leaves_memory(call: &NativeCall) -> bool {
+fn leaves_memory(call: &Call) -> bool {
     call.work == Work::Unload || call.keep_alive.is_some_and(|kept| kept == KeepAlive::For(Duration::ZERO))
 }
 

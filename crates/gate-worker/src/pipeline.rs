@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gate_api::article::ArticleRequest;
-use gate_api::native::{self, NativeCall};
+use gate_api::call::Source;
 use gate_api::rejection::{LimitHeaders, Phase};
-use gate_api::{Denial, Dialect, Fault, Rejection, Route, route};
+use gate_api::{Call, Denial, Dialect, Fault, Rejection, Route, judge, route};
 use gate_limit::{Client, Permit, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
@@ -170,7 +170,7 @@ async fn answer(
         }
         Route::Generate | Route::Chat => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
-            let call = validate(&route, &bytes).map_err(refused)?;
+            let call = judge(&route, &bytes).and_then(local).map_err(refused)?;
             let permit = admit(gate, &client.client, (Scope::Api, dialect))?;
             exchange::native(gate, &client, (&route, &call, bytes), ledger).await.map_err(refused).map(
                 |mut answering| {
@@ -257,10 +257,11 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inc
     Ok(gather.whole())
 }
 
-fn validate(route: &Route, body: &[u8]) -> Result<NativeCall, Rejection> {
-    match route {
-        Route::Chat => native::chat(body),
-        _ => native::generate(body),
+/// A model of Ollama's cloud would run with the server's own identity.
+fn local(call: Call) -> Result<Call, Rejection> {
+    match call.source {
+        Source::Local => Ok(call),
+        Source::Cloud => Err(Rejection::Denied { what: Denial::CloudModel }),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::fields::{Field, Found, Request, Shape};
 use super::heard::Heard;
-use super::{DEBUG_RENDER, NO_BODY, edits, fields, keep_alive, loading, model, not_found, num_ctx, read, required, walk};
+use super::{
+    DEBUG_RENDER, NO_BODY, edits, fields, keep_alive, loading, model, not_found, num_ctx, read, required, walk,
+};
 use crate::call::{Call, Work, bad};
 use crate::native::Source;
 use crate::rejection::Rejection;
@@ -18,7 +20,8 @@ const EMBED_FIELDS: [Field; 7] = [
     Field(DEBUG_RENDER, Shape::Any),
 ];
 
-const EMBEDDINGS: Request = Request { go: "api.EmbeddingRequest", name: "EmbeddingRequest", fields: &EMBEDDINGS_FIELDS };
+const EMBEDDINGS: Request =
+    Request { go: "api.EmbeddingRequest", name: "EmbeddingRequest", fields: &EMBEDDINGS_FIELDS };
 const EMBEDDINGS_FIELDS: [Field; 5] = [
     Field("model", Shape::Text),
     Field("prompt", Shape::Text),

@@ -205,12 +205,7 @@ impl Faults {
 /// The first fault, and what is heard on the way.
 type Notes<'n> = (&'n mut Faults, &'n mut Heard);
 
-fn members<'a>(
-    place: Place,
-    object: &'a str,
-    found: &mut Found<'a>,
-    notes: &mut Notes<'_>,
-) -> Result<(), String> {
+fn members<'a>(place: Place, object: &'a str, found: &mut Found<'a>, notes: &mut Notes<'_>) -> Result<(), String> {
     let table = found.table;
     for (key, value) in walk::members(object) {
         let key = text::unescaped(key);
@@ -370,12 +365,7 @@ fn messages(of: &'static Messages, list: &str, notes: &mut Notes<'_>) -> Result<
     Ok(())
 }
 
-fn message<'a>(
-    of: &Inside,
-    value: &'a str,
-    found: &mut Found<'a>,
-    notes: &mut Notes<'_>,
-) -> Result<(), String> {
+fn message<'a>(of: &Inside, value: &'a str, found: &mut Found<'a>, notes: &mut Notes<'_>) -> Result<(), String> {
     let place = Place { parent: of.path, field: "" };
     match kind(value) {
         "null" => {}

@@ -56,7 +56,9 @@ pub(crate) fn read(sent: &str) -> Result<(Cow<'_, str>, Source), NameFault> {
         return Err(NameFault::Invalid);
     }
     match suffix {
-        Suffix::Cloud => Ok((format!("{base}{}", if has_tag(&base) { "-cloud" } else { ":cloud" }).into(), Source::Cloud)),
+        Suffix::Cloud => {
+            Ok((format!("{base}{}", if has_tag(&base) { "-cloud" } else { ":cloud" }).into(), Source::Cloud))
+        }
         _ => Ok((base, Source::Local)),
     }
 }
@@ -93,7 +95,7 @@ pub fn listed_as(name: &str) -> String {
 }
 
 /// What [`listed_as`] puts together, before letters are lower case.
-pub(crate) fn listed_parts(name: &str) -> (&str, &'static str) {
+pub(super) fn listed_parts(name: &str) -> (&str, &'static str) {
     let has_tag = has_tag(name);
     let scheme = name.as_bytes().windows(3).rposition(|part| part == b"://");
     let name = scheme.map_or(name, |at| &name[at + 3..]);
@@ -109,7 +111,7 @@ fn without_prefix<'a>(name: &'a str, prefix: &str) -> &'a str {
 }
 
 /// Whether the part behind the last slash has a colon.
-pub(crate) fn has_tag(name: &str) -> bool {
+fn has_tag(name: &str) -> bool {
     name.bytes().rfind(|byte| matches!(byte, b':' | b'/')) == Some(b':')
 }
 

@@ -123,7 +123,8 @@ pub(crate) fn no_web_search(tools: Option<&str>) -> Result<(), Rejection> {
                 lists.push(value);
             }
             let of = text::is_same_field(&key, "type").then(|| text::string(value));
-            let begins = |of: &str| of.get(..WEB_SEARCH.len()).is_some_and(|start| start.eq_ignore_ascii_case(WEB_SEARCH));
+            let begins =
+                |of: &str| of.get(..WEB_SEARCH.len()).is_some_and(|start| start.eq_ignore_ascii_case(WEB_SEARCH));
             if of.is_some_and(|of| begins(of.trim())) {
                 return Err(Rejection::Denied { what: Denial::WebSearch });
             }
