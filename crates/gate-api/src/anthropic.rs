@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 const MAX_TOKENS: &str = "max_tokens";
 
 const MESSAGES: Request = Request { go: "anthropic.MessagesRequest", name: "MessagesRequest", fields: &FIELDS };
-const FIELDS: [Field; 11] = [
+const FIELDS: [Field; 12] = [
     Field("model", Shape::Text),
     Field(MAX_TOKENS, Shape::Int),
     Field("messages", Shape::Messages(&LIST)),
@@ -25,22 +25,28 @@ const FIELDS: [Field; 11] = [
     Field("top_k", Shape::Int),
     Field("stop_sequences", Shape::Texts),
     Field("tools", Shape::Objects { list: "[]anthropic.Tool", item: "anthropic.Tool" }),
+    Field("metadata", Shape::Inside(&METADATA)),
     Field(DEBUG_RENDER, Shape::Any),
 ];
 
+const METADATA: Inside =
+    Inside { path: "Metadata.metadata", go: "anthropic.Metadata", fields: &[Field("user_id", Shape::Text)] };
+
 const LIST: Messages = Messages {
     list: "[]anthropic.MessageParam",
-    message: Inside { path: "MessagesRequest.messages", go: "anthropic.MessageParam", fields: &MESSAGE },
+    message: Inside { path: "MessagesRequest.messages", go: PARAM, fields: &MESSAGE },
     faults: AfterFault::Stop,
-    // They are heard behind the system's text, wherever that stands.
-    hear: |_, _| {},
+    hear: |message, heard| content_fault(message.given("content")).into_iter().for_each(|why| heard.fault(why)),
 };
+/// What Go calls the struct into which Ollama reads a message; it has no name.
+const PARAM: &str = r#"struct { Role string "json:\"role\""; Content json.RawMessage "json:\"content\"" }"#;
 const MESSAGE: [Field; 2] = [Field("role", Shape::Text), Field("content", Shape::Any)];
 
 /// Judges a body of `POST /v1/messages`.
 pub(crate) fn messages(body: &[u8]) -> Result<Call, Rejection> {
     let (mut found, mut heard) = (Found::none(&FIELDS), Heard::default());
     native::read(&MESSAGES, body, (&mut found, &mut heard), END_OF_FILE)?;
+    heard.fault.take().map_or(Ok(()), |fault| Err(bad(fault)))?;
     let sent = found.text("model");
     if sent.is_empty() {
         return Err(native::required(&sent));
@@ -71,7 +77,19 @@ pub(crate) fn messages(body: &[u8]) -> Result<Call, Rejection> {
     })
 }
 
-/// Hears the system's text, then the messages.
+/// What is wrong with a content as such.
+fn content_fault(content: Option<&str>) -> Option<String> {
+    let Some(content) = content else { return Some("unexpected end of JSON input".to_owned()) };
+    let (got, wanted) = match kind(content) {
+        "string" | "null" => return None,
+        "array" => (walk::items(content).map(kind).find(|of| !matches!(*of, "object" | "null"))?, ""),
+        other => (other, "[]"),
+    };
+    let place = "MessagesRequest.messages";
+    Some(format!("json: cannot unmarshal {got} into Go struct field {place} of type {wanted}anthropic.ContentBlock"))
+}
+
+/// Hears the system's text, then the messages, whichever stands first.
 fn hear(request: &Found<'_>, heard: &mut Heard) {
     if let Some(system) = request.raw("system").filter(|system| *system != r#""""#) {
         hear_content(Some(r#""system""#), Some(system), Keys::Exact, heard);

@@ -12,6 +12,9 @@ use crate::rejection::Rejection;
 use crate::route::Route;
 use crate::{anthropic, native, openai};
 
+#[cfg(test)]
+mod tests;
+
 /// Whether the answer comes in pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {

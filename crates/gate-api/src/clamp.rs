@@ -12,6 +12,9 @@ use crate::native::options::{NUM_CTX, NUM_PREDICT};
 use crate::native::walk;
 use crate::rejection::Rejection;
 
+#[cfg(test)]
+mod tests;
+
 /// What a call may ask for at most; none leaves it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Clamps {

@@ -8,6 +8,9 @@
 use crate::call::Call;
 use crate::native::listed_as;
 
+#[cfg(test)]
+mod tests;
+
 /// Patterns of models, such as `llama3.2`, `qwen3:*`, `*`, `hub.example.com/ns/m`.
 ///
 /// `*` stands for any run of characters, a pattern without a tag means `:latest`, and `*` alone means every local model,

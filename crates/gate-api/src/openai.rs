@@ -24,7 +24,7 @@ const CHAT_FIELDS: [Field; 18] = [
     Field("model", Shape::Text),
     Field("messages", Shape::Messages(&MESSAGES)),
     Field("stream", Shape::Flag),
-    Field("stream_options", Shape::Inside(&CHAT_STREAM_OPTIONS)),
+    Field("stream_options", Shape::Inside(&STREAM_OPTIONS)),
     Field(MAX_TOKENS, Shape::Int),
     Field("max_completion_tokens", Shape::Any),
     Field("seed", Shape::Int),
@@ -32,7 +32,7 @@ const CHAT_FIELDS: [Field; 18] = [
     Field("frequency_penalty", Shape::Float(64)),
     Field("presence_penalty", Shape::Float(64)),
     Field("top_p", Shape::Float(64)),
-    Field("response_format", Shape::Any),
+    Field("response_format", Shape::Inside(&RESPONSE_FORMAT)),
     Field("tools", Shape::Objects { list: "[]api.Tool", item: "api.Tool" }),
     Field("reasoning", Shape::Inside(&REASONING)),
     Field("reasoning_effort", Shape::Text),
@@ -43,7 +43,7 @@ const CHAT_FIELDS: [Field; 18] = [
 
 const MESSAGES: Messages = Messages {
     list: "[]openai.Message",
-    message: Inside { path: "ChatCompletionRequest.messages", go: "openai.Message", fields: &MESSAGE },
+    message: Inside { path: "Message.messages", go: "openai.Message", fields: &MESSAGE },
     faults: AfterFault::GoOn,
     hear,
 };
@@ -56,16 +56,21 @@ const MESSAGE: [Field; 6] = [
     Field("tool_call_id", Shape::Text),
 ];
 
-const CHAT_STREAM_OPTIONS: Inside = Inside {
-    path: "ChatCompletionRequest.stream_options",
+const STREAM_OPTIONS: Inside = Inside {
+    path: "StreamOptions.stream_options",
     go: "openai.StreamOptions",
     fields: &[Field(INCLUDE_USAGE, Shape::Flag)],
 };
-const STREAM_OPTIONS: Inside = Inside { path: "CompletionRequest.stream_options", ..CHAT_STREAM_OPTIONS };
 const INCLUDE_USAGE: &str = "include_usage";
 
+const RESPONSE_FORMAT: Inside = Inside {
+    path: "ResponseFormat.response_format",
+    go: "openai.ResponseFormat",
+    fields: &[Field("type", Shape::Text)],
+};
+
 const REASONING: Inside =
-    Inside { path: "ChatCompletionRequest.reasoning", go: "openai.Reasoning", fields: &[Field("effort", Shape::Text)] };
+    Inside { path: "Reasoning.reasoning", go: "openai.Reasoning", fields: &[Field("effort", Shape::Text)] };
 
 const COMPLETION: Request =
     Request { go: "openai.CompletionRequest", name: "CompletionRequest", fields: &COMPLETION_FIELDS };

@@ -250,7 +250,7 @@ fn judge(shape: Shape, value: &str, place: Place, notes: &mut Notes<'_>) -> Resu
         (Shape::Images, _) => faults.mismatch(got, place, "[]api.ImageData"),
         (Shape::Options, "object") => options(value, place, faults),
         (Shape::Options, _) => faults.mismatch(got, place, "map[string]interface {}"),
-        (Shape::Messages(of), "array") => messages(of, value, notes)?,
+        (Shape::Messages(of), "array") => messages(of, value, place, notes)?,
         (Shape::Messages(of), _) => faults.mismatch(got, place, of.list),
         (Shape::Inside(of), "object") => {
             members(Place { parent: of.path, field: "" }, value, &mut Found::none(of.fields), notes)?;
@@ -348,14 +348,14 @@ fn options(value: &str, place: Place, faults: &mut Faults) {
 }
 
 /// Judges the messages of `list`, and hears them.
-fn messages(of: &'static Messages, list: &str, notes: &mut Notes<'_>) -> Result<(), String> {
+fn messages(of: &'static Messages, list: &str, place: Place, notes: &mut Notes<'_>) -> Result<(), String> {
     for value in walk::items(list) {
         let mut found = Found::none(of.message.fields);
         match of.faults {
-            AfterFault::GoOn => message(&of.message, value, &mut found, notes)?,
+            AfterFault::GoOn => message(&of.message, (value, place), &mut found, notes)?,
             AfterFault::Stop => {
                 let mut own = Faults { first: None };
-                message(&of.message, value, &mut found, &mut (&mut own, notes.1))?;
+                message(&of.message, (value, place), &mut found, &mut (&mut own, notes.1))?;
                 own.into_result()?;
             }
         }
@@ -365,11 +365,15 @@ fn messages(of: &'static Messages, list: &str, notes: &mut Notes<'_>) -> Result<
     Ok(())
 }
 
-fn message<'a>(of: &Inside, value: &'a str, found: &mut Found<'a>, notes: &mut Notes<'_>) -> Result<(), String> {
-    let place = Place { parent: of.path, field: "" };
+fn message<'a>(
+    of: &Inside,
+    (value, place): (&'a str, Place),
+    found: &mut Found<'a>,
+    notes: &mut Notes<'_>,
+) -> Result<(), String> {
     match kind(value) {
         "null" => {}
-        "object" => members(place, value, found, notes)?,
+        "object" => members(Place { parent: of.path, field: "" }, value, found, notes)?,
         other => notes.0.mismatch(other, place, of.go),
     }
     Ok(())

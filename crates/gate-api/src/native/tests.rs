@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{KeepAlive, chat, generate, listed_as};
 use crate::call::{Call, Source, Stream, Work};
-use crate::rejection::{Denial, Dialect, Rejection};
+use crate::rejection::{Denial, Rejection};
 
 mod same;
 
@@ -65,48 +65,6 @@ fn recorded_verdicts() {
     }
     assert!(differ.is_empty(), "{} differ, {same} agree:\n{}", differ.len(), differ.join("\n"));
     assert!(same > 500, "only {same} cases agree");
-}
-
-/// Recorded requests, and the answers of those that Ollama refuses without looking at the model.
-const REQUESTS: &str = include_str!("../../tests/native/requests.jsonl");
-const ANSWERS: [(&str, &str); 8] = [
-    ("error-no-body", include_str!("../../tests/native/error-no-body.http")),
-    ("error-no-model", include_str!("../../tests/native/error-no-model.http")),
-    ("error-not-json", include_str!("../../tests/native/error-not-json.http")),
-    ("error-wrong-type", include_str!("../../tests/native/error-wrong-type.http")),
-    ("error-bad-option", include_str!("../../tests/native/error-bad-option.http")),
-    ("error-bad-format", include_str!("../../tests/native/error-bad-format.http")),
-    ("error-bad-keep-alive", include_str!("../../tests/native/error-bad-keep-alive.http")),
-    ("error-raw-with-system", include_str!("../../tests/native/error-raw-with-system.http")),
-];
-
-#[test]
-fn recorded_requests() {
-    let mut refused = 0;
-    for line in REQUESTS.lines() {
-        let request: Value = serde_json::from_str(line).unwrap();
-        let name = request["name"].as_str().unwrap();
-        let body = match &request["body"] {
-            Value::Null => String::new(),
-            Value::String(raw) => raw.clone(),
-            body => body.to_string(),
-        };
-        let route = request["path"].as_str().unwrap().trim_start_matches("/api/");
-        let ours = judge(route, body.as_bytes());
-        let Some((_, answer)) = ANSWERS.iter().find(|(answer, _)| *answer == name) else {
-            assert!(ours.is_ok(), "{name}: {ours:?}");
-            continue;
-        };
-        let rejection = ours.expect_err(name);
-        // A body is one line, whatever its framing.
-        let body = answer.lines().find(|line| line.starts_with('{')).unwrap();
-        assert_eq!(String::from_utf8(rejection.answer(Dialect::Ollama).body).unwrap(), body, "{name}");
-        let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let expected = if status == 500 { 400 } else { status };
-        assert_eq!(rejection.terms().status, expected, "{name}");
-        refused += 1;
-    }
-    assert_eq!(refused, ANSWERS.len());
 }
 
 fn refusal(route: &str, body: &str) -> (u16, String) {
