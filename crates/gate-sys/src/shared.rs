@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::stat::fstat;
@@ -88,6 +88,25 @@ impl SharedWords {
             start += words.len();
         }
         Ok(())
+    }
+
+    /// Gives the memory of the words in `range` back to the kernel, for all processes: they are zero from then on, and cost
+    /// nothing until somebody touches them again. Pages that reach beyond the range are kept, and only its words zeroed.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a range that is empty or goes beyond the end; what `fallocate` answers.
+    pub fn give_back(&self, range: Range<usize>) -> io::Result<()> {
+        if range.is_empty() || range.end > self.words.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let bytes = |words: usize| i64::try_from(words * WORD).map_err(|_| io::ErrorKind::InvalidInput);
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        loop {
+            match fallocate(&self.fd, flags, bytes(range.start)?, bytes(range.len())?) {
+                Err(Errno::EINTR) => {}
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// The words. The mapping is never undone, hence `'static`.
@@ -214,6 +233,28 @@ mod tests {
         assert!(shared.words().iter().map(|word| word.load(SeqCst)).sum::<u64>() == 7 && blocks() > before);
         shared.read_range(4..4, &mut |_| panic!("there is nothing to read")).unwrap();
         assert!(shared.read_range(0..count + 1, &mut |_| ()).is_err());
+    }
+
+    #[test]
+    fn what_is_given_back_is_zero_and_costs_nothing() {
+        const PAGE: usize = 512;
+        let shared = SharedWords::create(NonZeroUsize::new(8 * PAGE).unwrap()).unwrap();
+        let words = shared.words();
+        let blocks = || fstat(&shared).unwrap().st_blocks;
+        for word in words {
+            word.store(7, SeqCst);
+        }
+        let full = blocks();
+        // Two whole pages and a word of the page behind.
+        shared.give_back(2 * PAGE..4 * PAGE + 1).unwrap();
+        assert_eq!(blocks(), full - full / 4);
+        let zero: Vec<usize> = (0..words.len()).filter(|at| words[*at].load(SeqCst) == 0).collect();
+        assert_eq!(zero, (2 * PAGE..4 * PAGE + 1).collect::<Vec<_>>());
+        words[2 * PAGE].store(8, SeqCst);
+        assert_eq!(words[2 * PAGE].load(SeqCst), 8, "and can be used again");
+        for wrong in [4..4, 8 * PAGE - 1..8 * PAGE + 1] {
+            assert_eq!(shared.give_back(wrong).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

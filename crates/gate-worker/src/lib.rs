@@ -31,6 +31,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use gate_config::Plan;
+pub use gate_limit::keys;
 use gate_upstream::Fleet;
 use gate_zone::{Bells, OwnRow, Place, Stage, Zone, clock};
 use tokio::task::LocalSet;
