@@ -100,8 +100,8 @@ pub fn take<W: Word>(table: Table<'_, W>, hash: u64, max: usize, by: Holder) -> 
 }
 
 /// Gives a place back. One that was [settled](settle) meanwhile is left to whoever has it now.
-pub fn release<W: Word>(table: Table<'_, W>, held: Held) {
-    table.words[held.index].compare_exchange(held.word, FREE).ok();
+pub fn release<W: Word>(table: Table<'_, W>, Held { index, word }: Held) {
+    table.words[index].compare_exchange(word, FREE).ok();
 }
 
 /// How many requests of the key with this hash are in service.
