@@ -249,7 +249,7 @@ mod tests {
         shared.give_back(2 * PAGE..4 * PAGE + 1).unwrap();
         assert_eq!(blocks(), full - full / 4);
         let zero: Vec<usize> = (0..words.len()).filter(|at| words[*at].load(SeqCst) == 0).collect();
-        assert_eq!(zero, (2 * PAGE..4 * PAGE + 1).collect::<Vec<_>>());
+        assert_eq!(zero, (2 * PAGE..=4 * PAGE).collect::<Vec<_>>());
         words[2 * PAGE].store(8, SeqCst);
         assert_eq!(words[2 * PAGE].load(SeqCst), 8, "and can be used again");
         for wrong in [4..4, 8 * PAGE - 1..8 * PAGE + 1] {
