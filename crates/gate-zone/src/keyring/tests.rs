@@ -224,7 +224,7 @@ proptest! {
 
     #[test]
     fn whatever_stands_in_the_words_is_read_without_harm(
-        counts in prop::array::uniform3(prop_oneof![0..8_u64, any::<u64>()]),
+        counts in prop::array::uniform4(prop_oneof![0..64_u64, any::<u64>()]),
         words in prop::collection::vec(prop_oneof![0..8_u64, any::<u64>(), (0..9_u64).prop_map(|low| 3 << 32 | low)], 64),
         ids in prop::collection::vec(any::<u64>(), 8),
     ) {
