@@ -8,13 +8,19 @@
 
 pub mod article;
 pub mod docs;
+pub mod frames;
 pub mod json;
+pub mod lists;
 pub mod native;
 pub mod ndjson;
 pub mod openapi;
+pub mod origin;
 pub mod rejection;
 pub mod route;
+pub mod sse;
 pub mod trace;
 
-pub use rejection::{Answer, Breakage, Connection, Denial, Dialect, Fault, LimitHeaders, Phase, Rejection, Terms};
-pub use route::{Route, route};
+pub use rejection::{
+    Answer, Breakage, Connection, Denial, Dialect, Fault, KeyFault, LimitHeaders, Phase, Rejection, Terms,
+};
+pub use route::{BlobMethod, Class, Route, route};

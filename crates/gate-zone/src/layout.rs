@@ -267,6 +267,20 @@ pub const CLIENTS: usize = 4096;
 /// Words of the table of loads in progress.
 pub const LOADS: usize = 256;
 
+/// Words that say who is in service for a key. See [`crate::holds`]. By compare-and-swap.
+pub mod holds {
+    /// How far the words of each group's keys lie, a byte each, and behind that the words.
+    pub const TABLE: usize = GROUPS / 8;
+    /// Groups of words.
+    pub const GROUPS: usize = 256;
+    /// Words of a group.
+    pub const GROUP: usize = 64;
+    /// The most that a key can have in service.
+    pub const MAX: usize = 1024;
+    /// All of them: 128 KiB and a quarter.
+    pub const WORDS: usize = TABLE + GROUPS * GROUP;
+}
+
 /// Rows of the scoreboard. Row 0 is the master's: the sums of all settled rows.
 pub const ROWS: usize = 256;
 
@@ -294,8 +308,11 @@ pub const FINISH_TAGS: usize = ENTRIES + queue::ENTRIES * entry::WORDS;
 /// First word of the loads in progress.
 pub const LOADING: usize = FINISH_TAGS + CLIENTS;
 
+/// First word of who is in service for a key.
+pub const HOLDS: usize = LOADING + LOADS;
+
 /// First word of the keyring: of a page, so that its halves can be given back.
-pub const KEYRING: usize = (LOADING + LOADS).next_multiple_of(512);
+pub const KEYRING: usize = (HOLDS + holds::WORDS).next_multiple_of(512);
 
 /// First word of the limiter.
 pub const LIMITER: usize = KEYRING + keyring::WORDS;

@@ -52,7 +52,7 @@ impl Shared {
     }
 
     fn admits(&self, amount: u64) -> bool {
-        let charge = Charge { tag: fixed::Tag::new(TAG), amount, window: window() };
+        let charge = Charge { tag: fixed::Tag::new(TAG), amount, cost: 1, window: window() };
         matches!(fixed::charge(&self.set, || &self.cell, charge, || self.now()), Verdict::Admitted { .. })
     }
 
