@@ -80,9 +80,17 @@ const MESSAGES: Messages = Messages {
     message: Inside { path: "ChatRequest.messages", go: "api.Alias", fields: &MESSAGE },
     faults: AfterFault::Stop,
     hear: |message, heard| {
-        heard.message(message.raw("role"), message.raw("content"));
-        heard.written(message.raw("tool_calls"));
-        heard.images(message.raw("images"));
+        let (mut role, mut content) = (None, None);
+        for (name, value) in message.all() {
+            match name {
+                "role" => role = Some(value),
+                "content" => content = Some(value),
+                "tool_calls" => heard.written(Some(value)),
+                "images" => heard.images(value),
+                _ => {}
+            }
+        }
+        heard.message(role, content);
     },
 };
 
@@ -111,13 +119,19 @@ pub(crate) fn generate(body: &[u8]) -> Result<Call, Rejection> {
     if found.flag("raw") == Some(true) && ["template", "system", "context"].iter().any(|name| found.is_given(name)) {
         return Err(bad("raw mode does not support template, system, or context"));
     }
-    heard.prompt(found.raw("system"), found.raw("prompt"));
-    for also in ["suffix", "template"] {
-        heard.text(found.raw(also));
+    let (mut system, mut prompt) = (None, None);
+    for (name, value) in found.all() {
+        match name {
+            "system" => system = Some(value),
+            "prompt" => prompt = Some(value),
+            "suffix" | "template" => heard.text(Some(value)),
+            // A token of an earlier answer takes about as many bytes there as a token's text.
+            "context" => heard.written(Some(value)),
+            "images" => heard.images(value),
+            _ => {}
+        }
     }
-    // A token of an earlier answer takes about as many bytes there as a token's text.
-    heard.written(found.raw("context"));
-    heard.images(found.raw("images"));
+    heard.prompt(system, prompt);
     call(body, (&found, &loading), model, heard)
 }
 
