@@ -60,7 +60,7 @@ fn compare(route: &str, body: &str, go: &Value) -> Result<(), String> {
         (Ok(call), None) => {
             let stream = go["stream"].as_bool().is_none_or(|stream| stream == (call.stream == Stream::Yes));
             let tokens = go["tokens"].as_u64().filter(|&count| count > 0);
-            let same_tokens = call.edits.tokens_said == tokens;
+            let same_tokens = call.edits.tokens.text(body.as_bytes()).and_then(crate::native::bound) == tokens;
             let messages = go["messages"].as_u64().is_none_or(|count| count == u64::from(call.messages));
             let model = go["model"].as_str().unwrap_or("");
             if call.model == model.trim() && stream && same_tokens && messages { Ok(()) } else { shown(call) }

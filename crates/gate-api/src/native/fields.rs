@@ -103,10 +103,10 @@ impl<'a> Found<'a> {
         self.values[position(self.table, name)?]
     }
 
-    /// All that is given, by names: cheaper than asking for what is rarely there.
+    /// All that is given, by names, nulls included: cheaper than to ask for what is rarely there.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
-        let given = self.table.iter().zip(self.values);
-        given.filter_map(|(Field(name, _), value)| value.filter(|value| *value != "null").map(|value| (*name, value)))
+        let fields = self.table.iter().zip(self.values);
+        fields.filter_map(|(Field(name, _), value)| value.map(|value| (*name, value)))
     }
 
     /// A string's meaning; empty if it is not given.
