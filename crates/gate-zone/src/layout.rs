@@ -221,18 +221,20 @@ pub mod keyring {
     pub const BUCKET_COUNT: usize = 1;
     /// How many policies.
     pub const POLICY_COUNT: usize = 2;
-    /// For each bucket, and for one behind the last: its first record << 32 | the first word of that record's name.
+    /// How many words all records have.
+    pub const RECORDS_USED: usize = 3;
+    /// For each bucket, and for one behind the last: where its first record begins among them.
     pub const BUCKETS: usize = 8;
-    /// The most buckets: two keys in each.
-    pub const BUCKET_COUNT_MAX: usize = KEYS / 2;
-    /// Records, bucket by bucket.
+    /// The most buckets: one for each key.
+    pub const BUCKET_COUNT_MAX: usize = KEYS;
+    /// Records, each with its name behind it, bucket by bucket.
     pub const RECORDS: usize = (BUCKETS + BUCKET_COUNT_MAX + 1).next_multiple_of(record::WORDS);
-    /// Names of the records, in their order.
-    pub const NAMES: usize = RECORDS + KEYS * record::WORDS;
     /// The most words of a name: eight bytes each.
     pub const NAME_WORDS: usize = 8;
+    /// The most words of all records.
+    pub const RECORDS_MAX: usize = KEYS * (record::WORDS + NAME_WORDS);
     /// For each policy: the first word of its text << 32 | the text's bytes.
-    pub const POLICIES: usize = NAMES + KEYS * NAME_WORDS;
+    pub const POLICIES: usize = RECORDS + RECORDS_MAX;
     /// The most policies: one for each key.
     pub const POLICY_COUNT_MAX: usize = KEYS;
     /// Texts of the policies, each in words of its own.
@@ -244,7 +246,7 @@ pub mod keyring {
     /// Words of the keyring.
     pub const WORDS: usize = HALVES + 2 * HALF_WORDS;
 
-    /// Words of a record: one cache line.
+    /// Words of a record: one cache line, and its name behind them.
     pub mod record {
         /// Words of its name << 60 | the key's id.
         pub const ID: usize = 0;
@@ -254,7 +256,7 @@ pub mod keyring {
         pub const DIGEST: usize = 3;
         /// When it expires, in Unix seconds, << 32 | the policy.
         pub const TERMS: usize = 7;
-        /// Words of a record.
+        /// Words of a record without its name.
         pub const WORDS: usize = 8;
     }
 }
