@@ -16,6 +16,7 @@ mod counter;
 mod fixture;
 pub mod flood;
 mod gcra;
+pub mod keys;
 mod limit;
 mod place;
 mod subject;
