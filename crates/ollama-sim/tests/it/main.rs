@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod counters;
 #[cfg(test)]
+mod dialects;
+#[cfg(test)]
 mod echo;
 #[cfg(test)]
 mod faults;
