@@ -108,6 +108,12 @@ pub(crate) fn fields(body: &[u8], structure: &str, kinds: &[(&str, Kind)]) -> Re
         return Err("EOF".to_owned());
     }
     let members = Members::read(body, &format!("{}.{structure}", package(structure)))?;
+    check(&members, structure, kinds)?;
+    Ok(members)
+}
+
+/// Holds members to these types; says in Go's words which is of another.
+pub(crate) fn check(members: &Members, structure: &str, kinds: &[(&str, Kind)]) -> Result<(), String> {
     for (name, value) in &members.0 {
         let Some((own, kind)) = kinds.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)) else { continue };
         let (fits, wanted) = match kind {
@@ -122,7 +128,7 @@ pub(crate) fn fields(body: &[u8], structure: &str, kinds: &[(&str, Kind)]) -> Re
             return Err(go::type_text(value, &format!("{structure}.{own}"), wanted));
         }
     }
-    Ok(members)
+    Ok(())
 }
 
 /// Where Go has the structure.

@@ -183,10 +183,10 @@ fn errors_are_told_in_the_dialects_words() {
 fn tools_are_called_when_the_last_word_is_a_users_who_says_so() {
     let running = able();
     let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
-    let named = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
     let ask = |prompt: &str, more: &[Value]| {
         let messages = [&[json!({"role": "user", "content": prompt})], more].concat();
-        let tools = [named("f"), named("g")];
+        let tools = [tool("f"), tool("g")];
         let body = json!({"model": "able:1", "messages": messages, "tools": tools, "stream": false, "think": false});
         let message = running.post("/api/chat", &body.to_string()).answer().json()["message"].clone();
         let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();

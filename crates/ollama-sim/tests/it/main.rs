@@ -11,6 +11,8 @@ mod faults;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod program;
 #[cfg(test)]
 mod queue;
