@@ -4,13 +4,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Body, PLAIN_JSON, json_bytes};
-use crate::ask::Members;
-use crate::ask::openai::Kind::{Flag, Text};
-use crate::ask::openai::{Kind, check};
 use crate::clock::{rfc3339_nano, unix};
 use crate::config::Model;
 use crate::embedding::DIMENSIONS;
 use crate::generation::fnv;
+use crate::members::Kind::{Flag, Text};
+use crate::members::{Kind, Members, check};
 use crate::sim::Shared;
 
 /// What is read of a request to show a model.

@@ -7,13 +7,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, BUSY};
-use crate::ask::openai::Kind::{Flag, Int, Object, Text};
-use crate::ask::openai::{Kind, check, fields};
-use crate::ask::{Members, bad_option, keep_alive};
+use crate::ask::{bad_option, keep_alive};
 use crate::catalog::line;
 use crate::clock::nanos;
 use crate::dialect::Dialect;
 use crate::generation::fnv;
+use crate::members::Kind::{Flag, Int, Object, Text};
+use crate::members::{Kind, Members, check, translatable};
 use crate::residence::{Busy, Lease, Seat};
 use crate::sim::Shared;
 use crate::speaking::wait;
@@ -97,7 +97,7 @@ pub(crate) async fn embed(shared: &Shared, body: &[u8]) -> Answer {
 
 /// `POST /v1/embeddings`.
 pub(crate) async fn v1(shared: &Shared, body: &[u8]) -> Answer {
-    let members = match fields(body, "EmbedRequest", &FIELDS).and_then(translated) {
+    let members = match translatable(body, "EmbedRequest", &FIELDS).and_then(translated) {
         Ok(members) => members,
         Err(text) => return Dialect::OpenAi.untranslatable(&text),
     };

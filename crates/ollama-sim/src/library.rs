@@ -9,12 +9,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::answer::{Answer, Body, json_bytes};
-use crate::ask::Members;
-use crate::ask::openai::Kind::{Flag, Object, Text};
-use crate::ask::openai::{Kind, check};
 use crate::catalog::digest;
 use crate::config::Model;
 use crate::go;
+use crate::members::Kind::{Flag, Object, Text};
+use crate::members::{Kind, Members, check};
 use crate::sim::Shared;
 use crate::wire::Request;
 
