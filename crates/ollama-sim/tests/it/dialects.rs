@@ -74,6 +74,7 @@ fn every_route_says_and_counts_the_same() {
     for route in ROUTES {
         let whole = running.post(route, &body(route, "one two").to_string()).answer();
         assert_eq!(whole.header("Content-Type"), Some("application/json"), "{route}");
+        assert!(whole.body().ends_with("}\n"), "{route}");
         let whole = whole.json();
         assert_eq!((text(&whole).as_str(), counts(&whole)), (wanted, Some(counted)), "{route}");
 
@@ -96,6 +97,35 @@ fn streams_have_their_ends() {
         assert!(body.ends_with(end), "{route}: {body}");
         let body = running.post(route, &streamed(route, "@sim:cut")).answer().body();
         assert!(!body.contains(end) && body.contains("demo"), "{route}: {body}");
+    }
+}
+
+#[test]
+fn what_clients_rely_on_beside_the_text_is_there() {
+    let running = Running::new(Config::default());
+    let events = |route| data(&running.post(route, &streamed(route, "hi")).answer());
+    let pieces = events("/v1/completions");
+    assert_eq!(counts(&pieces[0]), Some((0, 0)), "each piece has counts");
+    assert!(counts(pieces.last().unwrap()).unwrap().1 > 20);
+    for (number, event) in events("/v1/responses").iter().enumerate() {
+        assert_eq!(event["sequence_number"], number, "{event}");
+    }
+    let messages = events("/v1/messages");
+    assert_eq!(messages[messages.len() - 2]["delta"]["stop_reason"], "end_turn");
+    let mut talk = body("/v1/chat/completions", "one two");
+    talk["messages"] = json!([{"role": "system", "content": "a b c"}, {"role": "user", "content": "one two"}]);
+    let answer = running.post("/v1/chat/completions", &talk.to_string()).answer().json();
+    assert_eq!(counts(&answer).unwrap().0, 5, "all that is read counts");
+}
+
+#[test]
+fn models_think_unless_told_not_to() {
+    let running = able();
+    for (think, wanted) in [(json!(null), true), (json!(true), true), (json!("low"), true), (json!(false), false)] {
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let body = json!({"model": "able:1", "messages": messages, "stream": false, "think": think});
+        let answer = running.post("/api/chat", &body.to_string()).answer().json();
+        assert_eq!(answer["message"]["thinking"].is_string(), wanted, "{think}: {answer}");
     }
 }
 

@@ -127,6 +127,23 @@ fn a_replaced_model_is_loaded_anew() {
 }
 
 #[test]
+fn new_models_have_memory_of_their_own_and_give_it_back() {
+    let running = Running::new(Config { memory: 2, ..Config::default() });
+    let load = |model: &str| {
+        let body = json!({"model": model, "prompt": "x", "max_tokens": 1}).to_string();
+        assert_eq!(running.post("/v1/completions", &body).answer().status(), 200, "{model}");
+        let counters = running.sim.counters();
+        (counters.loads, counters.swaps)
+    };
+    for model in ["a", "b", "c"] {
+        running.post("/api/pull", &json!({ "model": model, "stream": false }).to_string()).answer();
+    }
+    assert_eq!((load("a"), load("b"), load("a")), ((1, 0), (2, 0), (2, 0)));
+    assert_eq!(send(&running, "DELETE /api/delete", r#"{"model":"a"}"#).status(), 200);
+    assert_eq!(load("c"), (3, 0), "there was room again");
+}
+
+#[test]
 fn every_route_takes_slots_and_waits_for_them() {
     let running = Running::new(Config { slots: 1.try_into().unwrap(), queue: 0, ..Config::default() });
     let mut first = running.post("/v1/messages", &message("@sim:endless"));
