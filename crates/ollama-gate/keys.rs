@@ -13,9 +13,9 @@ mod times;
 use std::fmt;
 use std::path::PathBuf;
 
-use gate_config::exit::{EX_CONFIG, EX_NOPERM, EX_OK, EX_REFUSED, EX_SOFTWARE, EX_UNAVAILABLE};
-use gate_config::keyfile::{self, KeyFile, KeyLine, KEYS_MAX, NEVER, id_text};
 use gate_config::WINDOWS_MAX;
+use gate_config::exit::{EX_CONFIG, EX_NOPERM, EX_OK, EX_REFUSED, EX_SOFTWARE, EX_UNAVAILABLE};
+use gate_config::keyfile::{self, KEYS_MAX, KeyFile, KeyLine, NEVER, id_text};
 use gate_worker::keys::{Fresh, RANDOM_BYTES};
 use jiff::Timestamp;
 
@@ -144,7 +144,10 @@ impl Errand {
         }
         let told = tell(sheet.path(), self.control.as_deref(), self.config.as_deref());
         if let Told::Refused(reasons) = &told {
-            eprintln!("ollama-gate key: the gate that runs has NOT taken this: {}", reasons.join("\nollama-gate key: "));
+            eprintln!(
+                "ollama-gate key: the gate that runs has NOT taken this: {}",
+                reasons.join("\nollama-gate key: ")
+            );
             return Ok(EX_REFUSED);
         }
         Ok(told.report())
@@ -195,14 +198,18 @@ fn rotated(
 ) -> Result<Planned, Fault> {
     let old: Vec<_> = keys.lines.iter().filter(|line| line.name == name).collect();
     let Some(newest) = old.iter().max_by_key(|line| (line.created, line.line)) else {
-        return Err(Fault::Refused(vec![format!("no key is of {name}: `ollama-gate key new --name {name}` makes one")]));
+        return Err(Fault::Refused(vec![format!(
+            "no key is of {name}: `ollama-gate key new --name {name}` makes one"
+        )]));
     };
     let until = now.saturating_add(grace);
     let goes_on = old.iter().filter(|line| line.expires == 0 || line.expires > until);
     let goes_on: Vec<_> = goes_on.collect();
     let lifetime = (newest.expires > newest.created).then(|| Expiry::After(newest.expires - newest.created));
     let expires = expires.or(lifetime).map(|expires| moment(expires, now)).transpose();
-    let said = goes_on.iter().map(|line| format!("key {} of {name} is good until {}", id_text(line.id), keyfile::time_text(until)));
+    let said = goes_on
+        .iter()
+        .map(|line| format!("key {} of {name} is good until {}", id_text(line.id), keyfile::time_text(until)));
     Ok(Planned {
         name: name.to_owned(),
         policy: keys.policies[newest.policy as usize].to_owned(),
@@ -235,7 +242,9 @@ fn few_enough(keys: &KeyFile<'_>) -> Result<(), Fault> {
     if windows <= WINDOWS_MAX {
         return Ok(());
     }
-    let reason = format!("limits and tokens of all keys would count in {windows} different window lengths: at most {WINDOWS_MAX}");
+    let reason = format!(
+        "limits and tokens of all keys would count in {windows} different window lengths: at most {WINDOWS_MAX}"
+    );
     Err(Fault::Refused(vec![reason]))
 }
 
@@ -248,7 +257,10 @@ impl Told {
     fn report(&self) -> u8 {
         match self {
             Self::InForce(keys) => {
-                eprintln!("the gate has read it: {} keys of {} names (generation {})", keys.keys, keys.names, keys.generation);
+                eprintln!(
+                    "the gate has read it: {} keys of {} names (generation {})",
+                    keys.keys, keys.names, keys.generation
+                );
                 EX_OK
             }
             Self::Elsewhere(said) | Self::Nobody(said) => {

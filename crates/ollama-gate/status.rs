@@ -3,7 +3,9 @@
 //! Pure text: the clock is an argument. Invariant: no line is wider than [`crate::table::WIDTH`] and none holds a
 //! control character, wherever its words came from.
 
-use gate_master::protocol::{BackendUse, Death, KeysUse, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status};
+use gate_master::protocol::{
+    BackendUse, Death, KeysUse, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status,
+};
 use jiff::Timestamp;
 
 use crate::table::{Side, table, wrapped};

@@ -36,14 +36,19 @@ pub(crate) fn definition() -> Command {
     };
     let name = || Arg::new("name").value_name("NAME").value_parser(name);
     let expires = Arg::new("expires").long("expires").value_name("WHEN").value_parser(expiry);
-    let new = sub("new", "Make a key, and print it: this once", "new --keys keys --name ada --limit 60/minute --expires 90d")
-        .arg(name().long("name").required(true).help("Whose it is: letters, digits, `.`, `_`, `@` and `-`"))
-        .args(WORDS.iter().zip(POLICY).map(|(word, (value, help))| flag(word, value, help)))
-        .arg(expires.clone().help("Until when it is good: 90d, 12h, 2027-01-01; else for ever"));
+    let new =
+        sub("new", "Make a key, and print it: this once", "new --keys keys --name ada --limit 60/minute --expires 90d")
+            .arg(name().long("name").required(true).help("Whose it is: letters, digits, `.`, `_`, `@` and `-`"))
+            .args(WORDS.iter().zip(POLICY).map(|(word, (value, help))| flag(word, value, help)))
+            .arg(expires.clone().help("Until when it is good: 90d, 12h, 2027-01-01; else for ever"));
     let list = sub("list", "Show all keys but what they read", "list --keys keys")
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("As one line of JSON"));
     let revoke = sub("revoke", "End keys at once", "revoke --keys keys ada 4c0d9v2h7mzk").arg(
-        Arg::new("wanted").value_name("ID|NAME").required(true).num_args(1..).help("A key's id, or a name for all its keys"),
+        Arg::new("wanted")
+            .value_name("ID|NAME")
+            .required(true)
+            .num_args(1..)
+            .help("A key's id, or a name for all its keys"),
     );
     let rotate = sub("rotate", "Give a name another key, and print it: this once", "rotate --keys keys ada --grace 7d")
         .arg(name().required(true).help("Whose"))
@@ -57,7 +62,10 @@ pub(crate) fn definition() -> Command {
         )
         .arg(expires.help("Until when the new one is good; else for as long as the newest of the others was"));
     let all = [new, list, revoke, rotate].map(|command| command.args(places()));
-    Command::new("key").about("Make, list, revoke or rotate the keys of clients").subcommand_required(true).subcommands(all)
+    Command::new("key")
+        .about("Make, list, revoke or rotate the keys of clients")
+        .subcommand_required(true)
+        .subcommands(all)
 }
 
 fn flag(word: &'static str, value: &'static str, help: &'static str) -> Arg {

@@ -42,8 +42,13 @@ pub(super) fn run(path: &Path, form: Form, now: u32) -> Result<u8, Fault> {
 }
 
 fn page(keys: &KeyFile<'_>, now: u32) -> String {
-    let columns =
-        [("NAME", Side::Left), ("ID", Side::Left), ("CREATED", Side::Left), ("EXPIRES", Side::Left), ("STATE", Side::Left)];
+    let columns = [
+        ("NAME", Side::Left),
+        ("ID", Side::Left),
+        ("CREATED", Side::Left),
+        ("EXPIRES", Side::Left),
+        ("STATE", Side::Left),
+    ];
     let row = |line: &KeyLine<'_>| {
         let expires = expires(line).unwrap_or_else(|| NEVER.to_owned());
         [line.name.to_owned(), id_text(line.id), time_text(line.created), expires, state(line, now).to_owned()]

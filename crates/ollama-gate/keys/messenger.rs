@@ -57,6 +57,8 @@ pub(super) fn tell(file: &Path, control: Option<&Path>, config: Option<&Path>) -
         )),
         Ok(Answer::Refused { reasons }) => Told::Refused(reasons.iter().map(|reason| printable(reason)).collect()),
         Ok(_) => Told::Silent(format!("the gate at {place} answers something else; {REMEDY}")),
-        Err(error) => Told::Silent(format!("the gate at {place} does not know of keys ({}); {REMEDY}", printable(&error))),
+        Err(error) => {
+            Told::Silent(format!("the gate at {place} does not know of keys ({}); {REMEDY}", printable(&error)))
+        }
     }
 }

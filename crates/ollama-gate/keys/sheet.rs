@@ -47,7 +47,9 @@ pub(super) fn path(flag: Option<&Path>, config: Option<&Path>) -> Result<PathBuf
     let settings = Settings::as_far_as_readable((&config.display().to_string(), &text));
     let typed = settings.typed("keys").filter(|typed| typed.source != Source::Default).map(|typed| typed.text.trim());
     let typed = typed.filter(|text| !text.is_empty()).map(PathBuf::from);
-    typed.ok_or_else(|| Fault::File(vec![format!("{} names no key file: set `keys` there, or {unnamed}", config.display())]))
+    typed.ok_or_else(|| {
+        Fault::File(vec![format!("{} names no key file: set `keys` there, or {unnamed}", config.display())])
+    })
 }
 
 /// A key file that is locked.

@@ -1,8 +1,6 @@
 //! When keys expire: a time, or how long from now.
 
 use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 
 /// Units of a time span, in seconds.
 const UNITS: [(&str, u32); 5] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 7 * 86_400)];
@@ -23,9 +21,9 @@ pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
     if let Ok(seconds) = span(text) {
         return if seconds > 0 { Ok(Expiry::After(seconds)) } else { Err(FORM.to_owned()) };
     }
-    let day = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
-    let time = if text.contains(['T', 't', ' ']) { text.parse::<Timestamp>().ok() } else { day() };
-    let seconds = time.and_then(|time| u32::try_from(time.as_second()).ok());
+    let midnight = || format!("{text}T00:00:00Z");
+    let time = if text.contains(['T', 't', ' ']) { text.parse() } else { midnight().parse::<Timestamp>() };
+    let seconds = time.ok().and_then(|time| u32::try_from(time.as_second()).ok());
     seconds.map(Expiry::At).ok_or_else(|| FORM.to_owned())
 }
 
@@ -40,7 +38,9 @@ pub(super) fn span(text: &str) -> Result<u32, String> {
 /// The second of Unix at which it is.
 pub(super) fn moment(expiry: Expiry, now: u32) -> Result<u32, String> {
     match expiry {
-        Expiry::After(seconds) => now.checked_add(seconds).ok_or_else(|| "that is later than 2106, which no key outlives".to_owned()),
+        Expiry::After(seconds) => {
+            now.checked_add(seconds).ok_or_else(|| "that is later than 2106, which no key outlives".to_owned())
+        }
         Expiry::At(at) if at > now => Ok(at),
         Expiry::At(_) => Err("that time is over: write one to come".to_owned()),
     }
@@ -62,7 +62,8 @@ mod tests {
         ] {
             assert_eq!(expiry(text), Ok(expected), "{text}");
         }
-        for text in ["", "0", "0d", "d", "90", "-1d", "soon", "2027-13-01", "2200-01-01", "1960-01-01", "99999999999d"] {
+        for text in ["", "0", "0d", "d", "90", "-1d", "soon", "2027-13-01", "2200-01-01", "1960-01-01", "99999999999d"]
+        {
             assert_eq!(expiry(text), Err(FORM.to_owned()), "{text}");
         }
         assert_eq!((span("0"), span("24h")), (Ok(0), Ok(86_400)));
