@@ -106,7 +106,7 @@ impl Errand {
         let keys = sheet.parse(&before)?;
         let planned = planned(&keys)?;
         let fresh = fresh(&keys)?;
-        let text = sheet::changed(&before, &planned.expiries, &[]) + &planned.line(&fresh);
+        let text = sheet::changed(&before, &planned.ends, &[]) + &planned.line(&fresh);
         few_enough(&sheet.parse(&text)?)?;
         sheet.write(&text)?;
         let told = tell(sheet.path(), self.control.as_deref(), self.config.as_deref());
@@ -161,7 +161,7 @@ struct Planned {
     created: u32,
     expires: u32,
     /// Lines of other keys, and when these expire from now on.
-    expiries: Vec<(usize, u32)>,
+    ends: Vec<(usize, u32)>,
     /// What to tell of them.
     said: Vec<String>,
 }
@@ -169,7 +169,7 @@ struct Planned {
 impl Planned {
     /// The line of the file.
     fn line(&self, fresh: &Fresh) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         let (salt, digest) = (hex(&fresh.salt), hex(&fresh.digest));
         let expires = if self.expires == 0 { NEVER.to_owned() } else { keyfile::time_text(self.expires) };
         let created = keyfile::time_text(self.created);
@@ -185,7 +185,7 @@ fn new(keys: &KeyFile<'_>, (name, policy): (&str, &str), expires: Option<Expiry>
     }
     let expires = expires.map(|expires| moment(expires, now)).transpose().map_err(|why| Fault::Refused(vec![why]))?;
     let (name, policy) = (name.to_owned(), policy.to_owned());
-    Ok(Planned { name, policy, created: now, expires: expires.unwrap_or(0), expiries: Vec::new(), said: Vec::new() })
+    Ok(Planned { name, policy, created: now, expires: expires.unwrap_or(0), ends: Vec::new(), said: Vec::new() })
 }
 
 /// A key in place of those that `name` has, which go on for the grace time. It may do what the newest of them may, for as
@@ -216,7 +216,7 @@ fn rotated(
         created: now,
         expires: expires.map_err(|why| Fault::Refused(vec![why]))?.unwrap_or(0),
         said: said.collect(),
-        expiries: goes_on.iter().map(|line| (line.line, until)).collect(),
+        ends: goes_on.iter().map(|line| (line.line, until)).collect(),
     })
 }
 

@@ -168,13 +168,13 @@ impl Drop for Draft {
 }
 
 /// The text with other times of expiry in some lines, and without some; ends with a line break.
-pub(super) fn changed(text: &str, expiries: &[(usize, u32)], gone: &[usize]) -> String {
+pub(super) fn changed(text: &str, ends: &[(usize, u32)], gone: &[usize]) -> String {
     let mut changed = String::with_capacity(text.len());
     for (line, number) in text.split_inclusive('\n').zip(1..) {
         if gone.contains(&number) {
             continue;
         }
-        match expiries.iter().find(|(wanted, _)| *wanted == number) {
+        match ends.iter().find(|(wanted, _)| *wanted == number) {
             Some((_, expires)) => changed += &with_expiry(line, &keyfile::time_text(*expires)),
             None => changed += line,
         }

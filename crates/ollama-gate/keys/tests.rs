@@ -1,3 +1,5 @@
+//! What command lines mean, and what becomes of a file's text. Files and gates are in the process tests.
+
 use gate_config::keyfile::{id_of, parse};
 
 use super::*;
@@ -82,9 +84,9 @@ fn a_rotated_key_may_do_what_the_newest_could_and_the_others_end() {
     let keys = parse(&text).unwrap();
     let planned = rotated(&keys, ("ada", 60), None, NOW).unwrap();
     assert_eq!((planned.policy.as_str(), planned.expires), ("weight=3", NOW + 10 * 86_400));
-    assert_eq!(planned.expiries, [(1, NOW + 60)], "those that end before stay as they are");
+    assert_eq!(planned.ends, [(1, NOW + 60)], "those that end before stay as they are");
     assert!(planned.said[0].starts_with(&format!("key {} of ada is good until 2026-11-23T22:01:00Z", id_text(0))));
-    assert_eq!(rotated(&keys, ("ada", 0), None, NOW).unwrap().expiries, [(1, NOW), (4, NOW)]);
+    assert_eq!(rotated(&keys, ("ada", 0), None, NOW).unwrap().ends, [(1, NOW), (4, NOW)]);
     assert_eq!(rotated(&keys, ("bob", 60), None, NOW).unwrap().expires, 0);
     assert_eq!(rotated(&keys, ("bob", 60), Some(Expiry::At(NOW + 5)), NOW).unwrap().expires, NOW + 5);
     for (name, part) in [("eve", "key new --name eve"), ("ada", "key rotate ada")] {
