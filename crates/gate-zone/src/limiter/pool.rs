@@ -1,0 +1,227 @@
+//! Numbers of a key that live as long as its window: what a gate was granted of a count that it shares with other
+//! hosts, how much of that it has left, and what it last heard.
+//!
+//! It grants nothing itself and knows no store: who asks one puts the answers in here, and all processes of the gate
+//! take from them.
+//!
+//! Words are those of [`fixed`](super::fixed), `tag 18 | window end 16 | count 30`, in the same regions: what sweeps and
+//! reports on those does so here. Only the end comes from outside, since the window began on another host. Different
+//! numbers of one key have different tags, and usually lie in different sets.
+//!
+//! **What is taken from a pool was put into it before, and once.** Every change is one swap from the word that was
+//! decided upon. A number that two processes bring into two ways at once is found out by the look after the swap, and
+//! one of them takes its own back; where that is too late, because others have changed it already, both stay: a
+//! number is the sum of its ways. A process killed on the way leaves what it was granted unused, or nothing.
+
+use std::iter;
+use std::time::Duration;
+
+use super::fixed::{COUNT_BITS, COUNT_MASK, END_BITS, TICKS, Tag, WINDOW_TICKS, Window};
+use super::{ROUNDS_MAX, WAYS};
+use crate::word::Word;
+
+/// The largest number that a word holds. Larger ones become it.
+pub const NUMBER_MAX: u64 = COUNT_MASK;
+
+/// Ends that lie less than half a window apart are of one window: they differ by how long answers took. Windows of one
+/// key follow each other by a whole one at least.
+const APART_MAX: u64 = TICKS / 2;
+
+/// When a window ends, in ticks since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct End(u64);
+
+impl End {
+    /// The end of a window that has `left` to go at `now_ns`; never later than that, so that nothing of one window is
+    /// used in the next.
+    pub fn after(window: Window, now_ns: u64, left: Duration) -> Self {
+        let ends_ns = now_ns.saturating_add(left.as_nanos().min(u128::from(u64::MAX)) as u64);
+        Self(window.tick_at(ends_ns).min(window.tick_at(now_ns) + u64::from(WINDOW_TICKS)))
+    }
+
+    /// The end of a window that begins now.
+    pub fn of_new(window: Window, now_ns: u64) -> Self {
+        Self(window.tick_at(now_ns) + u64::from(WINDOW_TICKS))
+    }
+
+    /// Whether both are ends of the same window, told at different times.
+    pub fn is_same(self, other: Self) -> bool {
+        self.0.abs_diff(other.0) < APART_MAX
+    }
+
+    /// Time from `now_ns` to the end, at most the window's length.
+    pub fn until(self, window: Window, now_ns: u64) -> Duration {
+        let ticks = self.0.saturating_sub(window.tick_at(now_ns)).min(u64::from(WINDOW_TICKS));
+        if ticks == 0 { Duration::ZERO } else { window.until(ticks as u16, now_ns) }
+    }
+}
+
+/// A number as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The number: more than 0.
+    pub number: u64,
+    /// When its window ends.
+    pub end: End,
+}
+
+/// There is no way for the number: all are other keys'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoWay;
+
+/// One number of one key: where it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Number<'a, W> {
+    /// The set.
+    pub set: &'a [W],
+    /// The key and which of its numbers, within the set.
+    pub tag: Tag,
+    /// The window, the same for all words of a region.
+    pub window: Window,
+}
+
+impl<W: Word> Number<'_, W> {
+    /// Reads it; `None` when there is none, or its window is over.
+    pub fn read(&self, now: impl Fn() -> u64) -> Option<Held> {
+        View::take(self, &now).sum()
+    }
+
+    /// Takes `cost` off, if one way has as much. What is left then.
+    pub fn take(&self, cost: u64, now: impl Fn() -> u64) -> Option<Held> {
+        for _ in 0..ROUNDS_MAX {
+            let view = View::take(self, &now);
+            let (way, held) = view.largest()?;
+            let left = Held { number: held.number.checked_sub(cost)?, ..held };
+            if self.swap(&view, way, left) {
+                return Some(left);
+            }
+        }
+        None
+    }
+
+    /// Adds to it, in the window that ends at `end`; what is of another window is forgotten.
+    ///
+    /// # Errors
+    /// There is no way for it.
+    pub fn add(&self, more: u64, end: End, now: impl Fn() -> u64) -> Result<(), NoWay> {
+        self.change(end, now, |of_window, way| way + (of_window + more).min(NUMBER_MAX).saturating_sub(of_window))
+    }
+
+    /// Makes it at least `least` in the window that ends at `end`; what is of another window is forgotten.
+    ///
+    /// # Errors
+    /// There is no way for it.
+    pub fn raise(&self, least: u64, end: End, now: impl Fn() -> u64) -> Result<(), NoWay> {
+        self.change(end, now, |of_window, way| way + least.min(NUMBER_MAX).saturating_sub(of_window))
+    }
+
+    /// Makes it `number` in the window that ends at `end`, whatever it was.
+    ///
+    /// # Errors
+    /// There is no way for it.
+    pub fn write(&self, number: u64, end: End, now: impl Fn() -> u64) -> Result<(), NoWay> {
+        self.change(end, now, |_, _| number.min(NUMBER_MAX))
+    }
+
+    /// `decide` makes a way's new number of the sum in that window and what the way has of it.
+    fn change(&self, end: End, now: impl Fn() -> u64, decide: impl Fn(u64, u64) -> u64) -> Result<(), NoWay> {
+        for _ in 0..ROUNDS_MAX {
+            let view = View::take(self, &now);
+            if view.is_over(end) {
+                return Ok(());
+            }
+            let of_window =
+                |held: Option<Held>| held.filter(|held| held.end.is_same(end)).map_or(0, |held| held.number);
+            let sum = of_window(view.sum());
+            let Some((way, held)) = view.largest() else {
+                let way = view.free().ok_or(NoWay)?;
+                if self.claim(&view, way, Held { number: decide(0, 0), end }, &now) {
+                    return Ok(());
+                }
+                continue;
+            };
+            let number = decide(sum, of_window(Some(held)));
+            if self.swap(&view, way, Held { number, end }) {
+                return Ok(());
+            }
+        }
+        // Lost, as if this process had been killed.
+        Ok(())
+    }
+
+    /// Puts a number into a free way, and takes it back when another process has done so elsewhere. Whether it is in.
+    fn claim(&self, view: &View<'_, W>, way: usize, held: Held, now: impl Fn() -> u64) -> bool {
+        if held.number == 0 {
+            return true;
+        }
+        if !self.swap(view, way, held) {
+            return false;
+        }
+        W::fence();
+        let is_alone = View::take(self, now).ways().all(|(other, _)| other == way);
+        // Whom the swap fails for, others have built on: it is theirs by now.
+        is_alone || self.set[way].compare_exchange(self.pack(held), 0).is_err()
+    }
+
+    fn swap(&self, view: &View<'_, W>, way: usize, new: Held) -> bool {
+        self.set[way].compare_exchange(view.words[way], self.pack(new)).is_ok()
+    }
+
+    fn pack(&self, held: Held) -> u64 {
+        if held.number == 0 {
+            return 0;
+        }
+        let end = u64::from(held.end.0 as u16);
+        u64::from(self.tag.0) << (END_BITS + COUNT_BITS) | end << COUNT_BITS | held.number.min(NUMBER_MAX)
+    }
+}
+
+/// A set as it was read, and the time right after.
+struct View<'a, W> {
+    number: &'a Number<'a, W>,
+    words: [u64; WAYS],
+    now_ns: u64,
+}
+
+impl<'a, W: Word> View<'a, W> {
+    fn take(number: &'a Number<'a, W>, now: impl Fn() -> u64) -> Self {
+        let mut words = [0; WAYS];
+        for (word, way) in iter::zip(&mut words, number.set) {
+            *word = way.load();
+        }
+        Self { number, words, now_ns: now() }
+    }
+
+    /// The live ways that hold the number.
+    fn ways(&self) -> impl Iterator<Item = (usize, Held)> {
+        let window = self.number.window;
+        let count = self.number.set.len().min(WAYS);
+        self.words.into_iter().take(count).enumerate().filter_map(move |(way, word)| {
+            let is_own = word >> (END_BITS + COUNT_BITS) == u64::from(self.number.tag.0);
+            let left = window.ticks_left(word, self.now_ns).filter(|_| is_own)?;
+            let end = End(window.tick_at(self.now_ns) + u64::from(left));
+            Some((way, Held { number: word & COUNT_MASK, end }))
+        })
+    }
+
+    /// The one with the most in it.
+    fn largest(&self) -> Option<(usize, Held)> {
+        self.ways().max_by_key(|(_, held)| held.number)
+    }
+
+    fn sum(&self) -> Option<Held> {
+        let (_, largest) = self.largest()?;
+        let number = self.ways().map(|(_, held)| held.number).sum();
+        Some(Held { number, ..largest })
+    }
+
+    fn free(&self) -> Option<usize> {
+        let window = self.number.window;
+        let count = self.number.set.len().min(WAYS);
+        (0..count).find(|way| window.ticks_left(self.words[*way], self.now_ns).is_none())
+    }
+
+    fn is_over(&self, end: End) -> bool {
+        end.0 <= self.number.window.tick_at(self.now_ns)
+    }
+}
