@@ -175,7 +175,10 @@ fn main() {
     let mut master = Master { zone, notes, dice, workers: Vec::new(), freed: 0, most: [0; KEYS.len()] };
     master.run();
     let (served, refused) = (notes.served.load(SeqCst), notes.refused.load(SeqCst));
-    println!("{KILLS} kills, {served} served, {refused} refused; the dead had {}; at once {:?}", master.freed, master.most);
+    println!(
+        "{KILLS} kills, {served} served, {refused} refused; the dead had {}; at once {:?}",
+        master.freed, master.most
+    );
     assert_eq!(zone.holds().in_service(), 0, "nobody is left");
     assert_eq!(zone.holds().settle_strays(zone.scoreboard()), 0);
     for (key, max) in KEYS {
