@@ -174,11 +174,19 @@ impl Inner {
     /// One question, answered in time.
     async fn ask(&self, count: &Count, key: &str, cost: u64) -> Result<Result<Passage, Duration>, String> {
         let asked = async {
-            let mut line = self.link.line().await?;
-            let (question, sent_ns) = (count.question(cost), count.now_ns());
-            let of = (count.limit().amount, count.limit().window);
-            let answer = self.counter.ask(&mut line, key, of, question).await.map_err(|error| error.to_string())?;
-            Ok(count.answered(question, answer, sent_ns, self.share))
+            let mut is_again = false;
+            loop {
+                let mut line = self.link.line().await?;
+                let (question, sent_ns) = (count.question(cost), count.now_ns());
+                let of = (count.limit().amount, count.limit().window);
+                match self.counter.ask(&mut line, key, of, question).await {
+                    Ok(answer) => return Ok(count.answered(question, answer, sent_ns, self.share)),
+                    // A connection from before a restart, or to a server that is not the first any more.
+                    Err(_) if !is_again => self.link.forget(),
+                    Err(error) => return Err(error.to_string()),
+                }
+                is_again = true;
+            }
         };
         let late = || format!("no answer within {:?}", self.timeout);
         within(Instant::now() + self.timeout, asked).await.unwrap_or_else(|| Err(late()))
