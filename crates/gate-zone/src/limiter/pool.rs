@@ -225,3 +225,91 @@ impl<'a, W: Word> View<'a, W> {
         end.0 <= self.number.window.tick_at(self.now_ns)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::limiter::fixed;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn window() -> Window {
+        Window::new(Duration::from_secs(60)).unwrap()
+    }
+
+    fn set() -> Vec<AtomicU64> {
+        (0..WAYS).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn number(set: &[AtomicU64], tag: u64) -> Number<'_, AtomicU64> {
+        Number { set, tag: Tag::new(tag), window: window() }
+    }
+
+    fn after(now_s: u64, left_s: u64) -> End {
+        End::after(window(), now_s * SECOND_NS, Duration::from_secs(left_s))
+    }
+
+    #[test]
+    fn a_pool_lasts_as_long_as_its_window_and_never_longer() {
+        let set = set();
+        let pool = number(&set, 7);
+        let now = |second: u64| move || second * SECOND_NS;
+        pool.add(5, after(100, 30), now(100)).unwrap();
+        assert_eq!(pool.take(6, now(100)), None, "more than there is");
+        assert_eq!(pool.take(2, now(101)).unwrap().number, 3);
+        assert_eq!(number(&set, 8).read(now(101)), None, "another key");
+        assert!(pool.take(1, now(129)).is_some());
+        assert_eq!((pool.take(1, now(130)), pool.read(now(130))), (None, None));
+        // The next window begins with what it is granted.
+        pool.add(1, after(129, 1), now(129)).unwrap();
+        pool.add(9, after(130, 60), now(130)).unwrap();
+        assert_eq!(pool.read(now(130)).unwrap().number, 9);
+        pool.add(4, after(100, 30), now(131)).unwrap();
+        assert_eq!(pool.read(now(131)).unwrap().number, 9, "a grant that comes too late is nobody's");
+    }
+
+    #[test]
+    fn what_is_told_twice_counts_once() {
+        let set = set();
+        let taken = number(&set, 7);
+        let now = || SECOND_NS;
+        for (least, is) in [(5, 5), (3, 5), (5, 5), (8, 8)] {
+            taken.raise(least, after(1, 30), now).unwrap();
+            assert_eq!(taken.read(now).unwrap().number, is);
+        }
+        taken.write(2, after(1, 30), now).unwrap();
+        assert_eq!(taken.read(now).unwrap().number, 2);
+        taken.add(u64::MAX / 2, after(1, 30), now).unwrap();
+        assert_eq!(taken.read(now).unwrap().number, NUMBER_MAX);
+        taken.raise(1, after(1, 60), || 31 * SECOND_NS).unwrap();
+        assert_eq!(taken.read(|| 31 * SECOND_NS).unwrap().number, 1, "another window");
+    }
+
+    #[test]
+    fn words_are_the_limiters_own() {
+        let set = set();
+        number(&set, 7).add(5, after(100, 30), || 100 * SECOND_NS).unwrap();
+        let live = |second: u64| {
+            set.iter().filter(|word| fixed::is_live(Word::load(*word), window(), second * SECOND_NS)).count()
+        };
+        assert_eq!((live(100), live(129), live(130)), (1, 1, 0));
+        assert_eq!(fixed::sweep(&set, window(), 0, WAYS, || 130 * SECOND_NS).freed, 1);
+        for tag in 0..WAYS as u64 {
+            number(&set, tag).add(1, after(200, 30), || 200 * SECOND_NS).unwrap();
+        }
+        assert_eq!(number(&set, 99).add(1, after(200, 30), || 200 * SECOND_NS), Err(NoWay));
+    }
+
+    #[test]
+    fn ends_are_early_rather_than_late() {
+        for (now_ns, left_ms) in [(1, 1), (5 * SECOND_NS + 3, 59_999), (7 * SECOND_NS, 60_000), (SECOND_NS, u64::MAX)] {
+            let end = End::after(window(), now_ns, Duration::from_millis(left_ms));
+            let until = end.until(window(), now_ns);
+            assert!(until <= Duration::from_millis(left_ms).min(window().length()), "{until:?}");
+            assert!(until + window().tick() >= Duration::from_millis(left_ms).min(window().length()), "{until:?}");
+        }
+        assert!(after(100, 30).is_same(after(129, 1)) && !after(100, 30).is_same(after(130, 60)));
+    }
+}
