@@ -40,6 +40,11 @@ struct Shared {
 }
 
 impl Shared {
+    fn new() -> Self {
+        let cell = || Cell(AtomicU64::new(0));
+        Self { set: [cell(), cell()], now_ns: AtomicU64::new(SECOND_NS / 2) }
+    }
+
     fn number(&self) -> Number<'_, Cell> {
         Number { set: &self.set, tag: Tag::new(5), window: window() }
     }
@@ -75,11 +80,15 @@ fn end(second: u64) -> End {
 
 /// Runs each job as a process of its own; what they took together, and what is left.
 fn run<const N: usize>(before: u64, jobs: [fn(&Shared) -> u64; N]) -> (u64, u64) {
-    let cell = || Cell(AtomicU64::new(0));
-    let shared = Arc::new(Shared { set: [cell(), cell()], now_ns: AtomicU64::new(SECOND_NS / 2) });
+    let shared = Shared::new();
     if before > 0 {
         shared.add(before);
     }
+    run_on(shared, jobs)
+}
+
+fn run_on<const N: usize>(shared: Shared, jobs: [fn(&Shared) -> u64; N]) -> (u64, u64) {
+    let shared = Arc::new(shared);
     let [first, rest @ ..] = jobs.as_slice() else { return (0, 0) };
     let others: Vec<_> = rest
         .iter()
@@ -190,5 +199,32 @@ fn a_window_that_ends_takes_its_grants_along() {
         if taken == 11 {
             assert_eq!(left, 1, "from the new window's two");
         }
+    });
+}
+
+#[test]
+fn a_way_freed_between_two_tellings_does_not_count_both() {
+    check(|| {
+        // The other key's window ends when the clock moves: who looks before claims the second way, who looks after the
+        // first.
+        let shared = Shared::new();
+        let other = Number { tag: Tag::new(6), ..shared.number() };
+        let early = End::after(window(), SECOND_NS / 2, Duration::from_millis(100));
+        other.add(1, early, || shared.now()).expect("there is a way");
+        let (_, told) = run_on(
+            shared,
+            [
+                |s| {
+                    s.now_ns.store(SECOND_NS * 7 / 10, Ordering::SeqCst);
+                    s.raise(5);
+                    0
+                },
+                |s| {
+                    s.raise(5);
+                    0
+                },
+            ],
+        );
+        assert_eq!(told, 5);
     });
 }

@@ -268,6 +268,9 @@ mod tests {
         assert_eq!(pool.read(now(130)).unwrap().number, 9);
         pool.add(4, after(100, 30), now(131)).unwrap();
         assert_eq!(pool.read(now(131)).unwrap().number, 9, "a grant that comes too late is nobody's");
+        // The store's clock was ahead: its next window has begun before this one's end was noticed.
+        pool.add(3, after(189, 60), now(189)).unwrap();
+        assert_eq!(pool.read(now(189)).unwrap().number, 3);
     }
 
     #[test]
