@@ -12,8 +12,11 @@ pub mod client;
 mod clock;
 pub mod concurrency;
 mod counter;
+#[cfg(test)]
+mod fixture;
 pub mod flood;
 mod gcra;
+pub mod keys;
 mod limit;
 mod place;
 mod subject;

@@ -53,10 +53,10 @@ impl Subject {
 mod tests {
     use super::*;
     use crate::client::{Peer, Trust};
+    use crate::fixture::client;
 
     #[test]
     fn names_and_addresses_are_told_apart() {
-        let client = |ip: &str| Trust::networks(Vec::new()).client(Peer::Ip(ip.parse().unwrap()), [].into_iter());
         let unix = Trust::networks(Vec::new()).client(Peer::Unix, [].into_iter());
         let same_block = (client("2001:db8::1").subject(), client("2001:db8::2").subject());
         assert_eq!(same_block.0, same_block.1);

@@ -1,5 +1,5 @@
-//! What each word of the shared memory means: the head, the scoreboard, the fleet, who is in service and the limiter's
-//! tables.
+//! What each word of the shared memory means: the head, the scoreboard, the fleet, the keyring, who is in service and the
+//! limiter's tables.
 //!
 //! It does not decide who may pass or which process to start; it knows layouts and the protocols (single writer, or
 //! compare-and-swap) by which processes share them without locks.
@@ -13,6 +13,7 @@ pub use gate_sys::clock;
 mod adopted;
 pub mod fleet;
 pub mod holds;
+pub mod keyring;
 pub mod layout;
 pub mod limiter;
 pub mod probe;

@@ -150,9 +150,14 @@ fn groups_out_of_reach_are_not_looked_at() {
     let (reach, words) = (watched(2), watched(16 * 4));
     let table = Table { reach: &reach, words: &words };
     assert_eq!((settle(table, |_| true), count(table, 0)), (0, 0));
-    assert!(take(table, 0xf << 60, 6, ME).is_some(), "a reach of four groups, three of them around the end");
+    for _ in 0..6 {
+        assert!(
+            take(table, 0xf << 60, 6, ME).is_some(),
+            "a reach of four groups in the end, three of them around the end"
+        );
+    }
     assert!(take(table, 0x5 << 60, 1, ME).is_some());
-    assert_eq!(settle(table, |_| true), 2);
+    assert_eq!(settle(table, |_| true), 7);
     let seen: Vec<usize> = (0..16).filter(|n| words[n * 4..][..4].iter().any(|w| w.was_seen.load(SeqCst))).collect();
     assert_eq!(seen, [0, 1, 2, 5, 15]);
 }
