@@ -18,6 +18,9 @@ use siphasher::sip128::SipHasher24;
 use crate::known::Known;
 use crate::script::{Answer, Question};
 
+#[cfg(test)]
+mod tests;
+
 /// The largest batch, in requests as large as the one that asks.
 const BATCH_MAX: u64 = 128;
 
