@@ -12,6 +12,8 @@ pub mod client;
 mod clock;
 pub mod concurrency;
 mod counter;
+#[cfg(test)]
+mod fixture;
 pub mod flood;
 mod gcra;
 pub mod keys;

@@ -6,8 +6,8 @@
 //!
 //! Invariant: what was reserved is settled once, when the request is over, whichever way it ends.
 
-use gate_api::call::Call;
 use gate_api::Rejection;
+use gate_api::call::Call;
 use gate_limit::{Hold, Refused, Reservation, Scope, Standing};
 use gate_zone::layout::row;
 
@@ -68,12 +68,8 @@ pub(crate) struct Cause<'a> {
 ///
 /// # Errors
 /// Something of it is more than its holder has left; nothing but a count of requests stays charged.
-pub(crate) fn charge(
-    gate: &Gate,
-    holder: &Holder,
-    cause: Cause<'_>,
-) -> Result<(Bill, Option<Standing>), Unaffordable> {
-    let limited = |unaffordable| {
+pub(crate) fn charge(gate: &Gate, holder: &Holder, cause: Cause<'_>) -> Result<(Bill, Option<Standing>), Unaffordable> {
+    let limited = |unaffordable: Unaffordable| {
         gate.row.add_one(row::LIMITED);
         unaffordable
     };

@@ -50,8 +50,7 @@ pub(crate) async fn article(
     let (Exchange { head, body }, lease) = serve(gate, &mut want, &ask, ledger).await?;
     let whole = whole(gate, body, Some(&lease)).await?;
     if head.status != StatusCode::OK {
-        let retry_after = head.retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
-        return Err(Rejection::BackendStatus { status: head.status.as_u16(), text: error_text(&whole), retry_after });
+        return Err(refused(head.status, head.retry_after, &whole));
     }
     let (answer, stats) = article::answer_body(&whole).ok_or_else(|| Rejection::BackendBroken {
         what: Breakage::NotJson,
@@ -254,7 +253,7 @@ fn settle(stats: Stats, lease: &Lease, ledger: &mut Ledger) {
     ledger.made(stats);
 }
 
-async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result<Bytes, Rejection> {
+pub(crate) async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result<Bytes, Rejection> {
     let (max, pause) = (gate.plan.max_answer, gate.plan.chunk_timeout);
     body.whole(max, pause).await.map_err(|failed| {
         if let Some(lease) = lease {
@@ -262,6 +261,12 @@ async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result
         }
         failed.rejection(max, pause)
     })
+}
+
+/// What a backend answered instead of what it was asked for.
+pub(crate) fn refused(status: StatusCode, retry_after: Option<HeaderValue>, body: &[u8]) -> Rejection {
+    let retry_after = retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
+    Rejection::BackendStatus { status: status.as_u16(), text: error_text(body), retry_after }
 }
 
 /// The backend's own words: the `error` of its JSON, or the text as it is.

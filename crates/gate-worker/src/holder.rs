@@ -151,7 +151,8 @@ impl Lodge {
         }
         // A generation that passed in between: the next request finds the new one.
         let text = self.keyring.policy(entry.generation, entry.policy)?;
-        let terms = self.read(&text).inspect_err(|why| log::error!("the policy `{text}` cannot be kept: {why}")).ok()?;
+        let terms =
+            self.read(&text).inspect_err(|why| log::error!("the policy `{text}` cannot be kept: {why}")).ok()?;
         let terms = Rc::new(terms);
         known.terms.insert(entry.policy, Rc::clone(&terms));
         Some(terms)
@@ -234,11 +235,6 @@ impl Holder {
     /// Whether he may know of a model, by the name that it is listed under.
     pub(crate) fn may_see(&self, listed: &str) -> bool {
         self.terms.models.admits_listed(listed)
-    }
-
-    /// Whether every local model is his.
-    pub(crate) fn sees_all(&self) -> bool {
-        self.terms.models.is_every()
     }
 
     /// A place among his requests in service; none is needed where nothing bounds them.

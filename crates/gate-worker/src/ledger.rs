@@ -27,7 +27,7 @@ use crate::wire::{Line, REFUSED};
 /// What stands in the log for a request whose client left before an answer, as nginx has it.
 const LEFT: u16 = 499;
 
-static X_GATE_BACKEND: HeaderName = HeaderName::from_static("x-gate-backend");
+pub(crate) static X_GATE_BACKEND: HeaderName = HeaderName::from_static("x-gate-backend");
 static X_GATE_QUEUE_MS: HeaderName = HeaderName::from_static("x-gate-queue-ms");
 static X_GATE_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-gate-queue-position");
 

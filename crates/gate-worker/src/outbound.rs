@@ -54,6 +54,11 @@ impl Answering {
         Self { status, fields, content: Content::Whole(body.into()) }
     }
 
+    /// An answer without a body.
+    pub(crate) fn empty(status: StatusCode) -> Self {
+        Self { status, fields: HeaderMap::new(), content: Content::Whole(Bytes::new()) }
+    }
+
     /// A refusal as its dialect words it.
     pub(crate) fn refusal(answer: gate_api::Answer) -> Self {
         let mut fields = HeaderMap::with_capacity(4);

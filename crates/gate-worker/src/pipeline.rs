@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gate_api::article::ArticleRequest;
-use gate_api::native::{self, NativeCall};
+use gate_api::call::{self, Call};
 use gate_api::rejection::{LimitHeaders, Phase};
-use gate_api::{Denial, Dialect, Fault, Rejection, Route, route};
-use gate_limit::{Client, Permit, Refused, Scope, Standing};
+use gate_api::{Dialect, Fault, Rejection, Route, route};
+use gate_limit::{Client, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
 use gate_zone::layout::row;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -92,6 +92,9 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
             refuse(&gate, &line, &head, refusal, ledger)
         }
     };
+    if head.headers.contains_key(ORIGIN) {
+        cors::tell(&gate, &head, dialect(), response.headers_mut());
+    }
     if let Some(body) = body
         && passing(&head, body).await == Passing::Left
     {
@@ -192,9 +195,7 @@ async fn answer(
         }
         Route::Root | Route::OpenApi | Route::Docs(_) | Route::Healthz | Route::Readyz => Ok(pages::page(gate, &route)),
         Route::Version => exchange::question(gate, &caller, &route, ledger).await.map_err(refused),
-        Route::Tags | Route::Ps | Route::Models => {
-            lists::answer(gate, &caller, &route, ledger).await.map_err(refused)
-        }
+        Route::Tags | Route::Ps | Route::Models => lists::answer(gate, &caller, &route, ledger).await.map_err(refused),
         Route::Show | Route::Model { .. } => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let call = judge(&caller, &route, &bytes).map_err(refused)?;
@@ -204,14 +205,15 @@ async fn answer(
             let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger)?;
             let upload = Upload { gate, line, head, body };
             let answering = manage::blob(&caller, &route, upload, ledger).await.map_err(refused)?;
-            Ok(told(gate, standing, answering))
+            Ok(told(gate, standing.as_ref(), answering))
         }
         Route::Pull | Route::Push | Route::Create | Route::Copy | Route::Delete => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let call = judge(&caller, &route, &bytes).map_err(refused)?;
             let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger)?;
-            let answering = manage::work(gate, &caller, (&route, &call, bytes), (head, ledger)).await.map_err(refused)?;
-            Ok(told(gate, standing, answering))
+            let answering =
+                manage::work(gate, &caller, (&route, &call, bytes), (head, ledger)).await.map_err(refused)?;
+            Ok(told(gate, standing.as_ref(), answering))
         }
         Route::Generate
         | Route::Chat
@@ -227,7 +229,7 @@ async fn answer(
             let bytes = clamp(&caller, &mut call, bytes).map_err(refused)?;
             let standing = charge(gate, &caller, (Scope::Api, dialect, Some(&call)), ledger)?;
             let answering = exchange::infer(gate, &caller, (&route, &call, bytes), ledger).await.map_err(refused)?;
-            Ok(told(gate, standing, answering))
+            Ok(told(gate, standing.as_ref(), answering))
         }
     }
 }
@@ -290,23 +292,33 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inc
         return Err(Rejection::UnsupportedEncoding);
     }
     let Some(mut body) = body.take() else { return Ok(Bytes::new()) };
-    let (max, after) = (gate.plan.max_body, gate.plan.body_timeout);
+    let max = gate.plan.max_body;
     let too_large = |_: OverCap| Rejection::BodyTooLarge { limit: max as u64 };
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(OverCap));
     }
     let mut gather = Gather::default();
+    while let Some(data) = piece(gate, line, &mut body).await? {
+        gather.add(data, max).map_err(too_large)?;
+    }
+    Ok(gather.whole())
+}
+
+/// The next piece of a body, within its pauses; none at its end.
+pub(crate) async fn piece(gate: &Gate, line: &Line, body: &mut Incoming) -> Result<Option<Bytes>, Rejection> {
+    let after = gate.plan.body_timeout;
     while !body.is_end_stream() {
-        let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
         let Some(frame) = within(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
         // A body that breaks the framing was refused by the wire, which kept the reason.
         let frame = frame.map_err(|_| {
             line.refusal().unwrap_or(Rejection::MalformedHead { reason: "a body that ended before its end" })
         })?;
-        let Ok(data) = frame.into_data() else { continue };
-        gather.add(data, max).map_err(too_large)?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
     }
-    Ok(gather.whole())
+    Ok(None)
 }
 
 /// What a body asks for, if its caller may name the models that it names.
@@ -329,7 +341,8 @@ fn charge(
     ledger: &mut Ledger,
 ) -> Result<Option<Standing>, Refusal> {
     let charged = bill::charge(gate, &caller.holder, Cause { scope, call });
-    let (bill, standing) = charged.map_err(|Unaffordable { rejection, standing }| Refusal { dialect, rejection, standing })?;
+    let (bill, standing) =
+        charged.map_err(|Unaffordable { rejection, standing }| Refusal { dialect, rejection, standing })?;
     ledger.charge(bill);
     Ok(standing)
 }
@@ -354,23 +367,22 @@ async fn article(
     ledger.model(&model);
     let mut body = Bytes::from(request.upstream_body(&model));
     let mut call = None;
-    let standing = match counted {
-        Some(standing) => standing,
-        None => {
-            let judged = call.insert(judge(caller, &Route::Generate, &body).map_err(refused)?);
-            body = clamp(caller, judged, body).map_err(refused)?;
-            charge(gate, caller, (scope, Dialect::Article, call.as_ref()), ledger)?
-        }
+    let standing = if let Some(standing) = counted {
+        standing
+    } else {
+        let judged = call.insert(judge(caller, &Route::Generate, &body).map_err(refused)?);
+        body = clamp(caller, judged, body).map_err(refused)?;
+        charge(gate, caller, (scope, Dialect::Article, call.as_ref()), ledger)?
     };
     let options = call.as_ref().map_or("", |call| call.load_options.as_str());
     let want = exchange::want(gate, caller, &model, (options, 0));
     let body = exchange::article(gate, caller, (want, body), ledger).await.map_err(refused)?;
-    Ok(told(gate, standing, Answering::whole(StatusCode::OK, "application/json", body)))
+    Ok(told(gate, standing.as_ref(), Answering::whole(StatusCode::OK, "application/json", body)))
 }
 
 /// An answer with where its client stands, where the operator wants it told.
-fn told(gate: &Gate, standing: Option<Standing>, mut answering: Answering) -> Answering {
-    limit_fields(gate, standing.as_ref(), &mut answering);
+fn told(gate: &Gate, standing: Option<&Standing>, mut answering: Answering) -> Answering {
+    limit_fields(gate, standing, &mut answering);
     answering
 }
 

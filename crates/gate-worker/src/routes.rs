@@ -78,18 +78,26 @@ pub(crate) fn number(route: &Route) -> u8 {
     }
 }
 
+/// A route for each name, in their order.
+#[cfg(test)]
+pub(crate) fn samples() -> Vec<Route> {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let sample = |name: &&str| {
+        let (method, target) = name.split_once(' ').unwrap();
+        let target = target.replace("{prompt}", "hi").replace("{model}", "m").replace("{digest}", &digest);
+        gate_api::route(method, &target).unwrap()
+    };
+    NAMES.iter().skip(1).map(sample).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_route_has_its_own_name() {
-        for (index, name) in NAMES.iter().enumerate().skip(1) {
-            let (method, target) = name.split_once(' ').unwrap();
-            let digest = format!("sha256:{}", "0".repeat(64));
-            let target = target.replace("{prompt}", "hi").replace("{model}", "m").replace("{digest}", &digest);
-            let routed = gate_api::route(method, &target).unwrap();
-            assert_eq!(usize::from(number(&routed)), index, "{name}");
+        for (index, route) in samples().iter().enumerate() {
+            assert_eq!(usize::from(number(route)), index + 1, "{}", NAMES[index + 1]);
         }
     }
 }

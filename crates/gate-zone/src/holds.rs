@@ -4,8 +4,9 @@
 //!
 //! The table is groups of words. A key begins at one group, its home, and its words lie in the groups that its home
 //! reaches: from it on, 2^n of them. A reach only grows, and is raised before a word beyond it is taken: for a key that
-//! may have many, and where a key's reach is full of others'. A take looks whether there is room, swaps one free word and
-//! counts again, since another process may have done the same; who then counts too many frees its word and looks anew.
+//! has many in service, and where a key's reach is full of others'. A take looks whether there is room, swaps a free word
+//! of the emptiest group and counts again, since another process may have done the same; who then counts too many frees
+//! its word and looks anew.
 //!
 //! **At any time at most `max` are admitted of a key**, for the `max` of the last of them: take the admitted one whose
 //! swap came last; it counted after it, all that were admitted before and not yet released among them. **Once nobody else
@@ -36,7 +37,7 @@ const REACHES: usize = 8;
 /// one too many and others' claims gone when it looked again.
 const ROUNDS_MAX: usize = 32;
 
-/// Places of a key's words in relation to how many it may have: half of them free makes the first look mostly succeed.
+/// Words in a key's reach for each that it has: so a key with many leaves half of each group to others.
 const ROOM: usize = 2;
 
 /// Which words, in which groups.
@@ -69,29 +70,27 @@ pub struct Held {
 /// `None`: that many are in service already, or more processes than can be are at it at once, or the table is full.
 /// Keys whose hashes agree in their low 24 bits and that meet in the table count as one.
 pub fn take<W: Word>(table: Table<'_, W>, hash: u64, max: usize, by: Holder) -> Option<Held> {
-    let key = Key { home: home_of(hash, table.groups()), tag: hash & ((1 << TAG_BITS) - 1) };
+    let key = Key::of(hash, table);
     let word = key.tag << TAG | (by.row() as u64) << ROW | u64::from(by.pid());
-    table.stretch(key.home, (max * ROOM).div_ceil(table.group()));
     for _ in 0..ROUNDS_MAX {
         let reach = table.reached_by(key.home);
-        let seen = table.count(key, reach);
-        if seen >= max {
+        let Seen { held, emptiest } = table.look(key, reach);
+        if held >= max {
             return None;
         }
-        // Spread over the reach, so that a key with many leaves room in each group for others.
-        let Some(index) = table.find_free(key, reach, seen * 61 + by.row() * 7) else {
-            if reach == table.groups() {
-                return None;
-            }
-            table.stretch(key.home, reach * 2);
+        let free = table.find_free(emptiest, held + by.row() * 7);
+        let is_narrow = (held + 1) * ROOM > reach * table.group() || free.is_none();
+        if is_narrow && reach < table.groups() {
+            table.stretch(key.home, (reach * 2).max(1));
             continue;
-        };
+        }
+        let index = free?;
         if table.words[index].compare_exchange(FREE, word).is_err() {
             continue;
         }
         W::fence();
         // The reach anew: it may have been raised by somebody who counted before this swap.
-        if table.count(key, table.reached_by(key.home)) <= max {
+        if table.look(key, table.reached_by(key.home)).held <= max {
             return Some(Held { index, word });
         }
         release(table, Held { index, word });
@@ -100,14 +99,14 @@ pub fn take<W: Word>(table: Table<'_, W>, hash: u64, max: usize, by: Holder) -> 
 }
 
 /// Gives a place back. One that was [settled](settle) meanwhile is left to whoever has it now.
-pub fn release<W: Word>(table: Table<'_, W>, held: Held) {
-    table.words[held.index].compare_exchange(held.word, FREE).ok();
+pub fn release<W: Word>(table: Table<'_, W>, Held { index, word }: Held) {
+    table.words[index].compare_exchange(word, FREE).ok();
 }
 
 /// How many requests of the key with this hash are in service.
 pub fn count<W: Word>(table: Table<'_, W>, hash: u64) -> usize {
-    let key = Key { home: home_of(hash, table.groups()), tag: hash & ((1 << TAG_BITS) - 1) };
-    table.count(key, table.reached_by(key.home))
+    let key = Key::of(hash, table);
+    table.look(key, table.reached_by(key.home)).held
 }
 
 /// Frees all places of processes that are gone; how many. It looks at no group that nobody has reached.
@@ -120,15 +119,26 @@ pub fn settle<W: Word>(table: Table<'_, W>, is_gone: impl Fn(Holder) -> bool) ->
     freed.count()
 }
 
-/// Spreads hashes over the groups by their high bits; tags are the low ones.
-fn home_of(hash: u64, groups: usize) -> usize {
-    limiter::scale(hash, groups).unwrap_or(0)
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Key {
     home: usize,
     tag: u64,
+}
+
+impl Key {
+    /// Homes by the high bits of a hash, tags by the low ones.
+    fn of<W: Word>(hash: u64, table: Table<'_, W>) -> Self {
+        let home = limiter::scale(hash, table.groups()).unwrap_or(0);
+        Self { home, tag: hash & ((1 << TAG_BITS) - 1) }
+    }
+}
+
+/// What a key's reach holds.
+struct Seen {
+    /// Words of the key.
+    held: usize,
+    /// The group with the most free words.
+    emptiest: usize,
 }
 
 impl<'a, W: Word> Table<'a, W> {
@@ -157,28 +167,29 @@ impl<'a, W: Word> Table<'a, W> {
         });
     }
 
-    /// The words of so many groups from `home` on, in two pieces where they go around the end.
-    fn words_of(self, home: usize, groups: usize) -> [&'a [W]; 2] {
-        let (start, length) = (home * self.group(), groups * self.group());
-        let (before, from) = self.words.split_at(start);
-        match from.split_at_checked(length) {
-            Some((all, _)) => [all, &[]],
-            None => [from, &before[..length - from.len()]],
+    fn words_of(self, group: usize) -> &'a [W] {
+        &self.words[group * self.group()..][..self.group()]
+    }
+
+    fn look(self, key: Key, reach: usize) -> Seen {
+        let (mut held, mut least, mut emptiest) = (0, usize::MAX, key.home);
+        for group in (0..reach).map(|n| (key.home + n) % self.groups()) {
+            let mut used = 0;
+            for word in self.words_of(group) {
+                let seen = word.load();
+                used += usize::from(seen != FREE);
+                held += usize::from(seen != FREE && seen >> TAG == key.tag);
+            }
+            if used < least {
+                (least, emptiest) = (used, group);
+            }
         }
+        Seen { held, emptiest }
     }
 
-    fn count(self, key: Key, reach: usize) -> usize {
-        let is_of = |word: &&W| {
-            let seen = word.load();
-            seen != FREE && seen >> TAG == key.tag
-        };
-        self.words_of(key.home, reach).into_iter().map(|words| words.iter().filter(is_of).count()).sum()
-    }
-
-    /// A free word of those that the key reaches, from some place on.
-    fn find_free(self, key: Key, reach: usize, from: usize) -> Option<usize> {
-        let length = reach * self.group();
-        let places = (0..length).map(|n| (key.home * self.group() + (from + n) % length) % self.words.len());
+    /// A free word of a group, from some place on: processes that begin at different places seldom meet.
+    fn find_free(self, group: usize, from: usize) -> Option<usize> {
+        let places = (0..self.group()).map(|n| group * self.group() + (from + n) % self.group());
         places.into_iter().find(|place| self.words[*place].load() == FREE)
     }
 
@@ -191,7 +202,7 @@ impl<'a, W: Word> Table<'a, W> {
             }
         }
         let groups = reached.into_iter().enumerate().filter_map(|(group, reached)| reached.then_some(group));
-        groups.flat_map(move |group| &self.words[group * self.group()..(group + 1) * self.group()])
+        groups.flat_map(move |group| self.words_of(group))
     }
 }
 

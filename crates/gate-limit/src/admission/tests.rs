@@ -1,71 +1,26 @@
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use gate_zone::Region;
-use gate_zone::limiter::WAYS;
 use proptest::prelude::{any, prop, prop_assert, proptest};
 
 use super::*;
-use crate::client::{Client, Peer, Trust};
+use crate::client::Client;
+use crate::fixture::{SEED, Zone, client, limit, limits, region};
 use crate::flood::Flood;
 
-const SEED: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfeed_beef];
-
-const UNITS: [(&str, u64); 3] = [("second", 1), ("minute", 60), ("hour", 3600)];
-
-fn region(sets: usize) -> Region {
-    let words = |count| &*Vec::leak((0..count).map(|_| AtomicU64::new(0)).collect());
-    Region { sets: words(sets * WAYS), overflow: words(64) }
-}
-
-/// The zone of several processes, and the clock they share.
-struct Zone {
-    tables: Tables,
-    now_ns: Arc<AtomicU64>,
-}
-
 impl Zone {
-    fn new() -> Self {
-        let lengths = UNITS.iter().map(|(_, seconds)| *seconds).chain([120]).map(Duration::from_secs);
-        let windows = lengths.map(|length| (length, region(1024))).collect();
-        let now_ns = Arc::new(AtomicU64::new(1_000_000_000_000));
-        Self { tables: Tables { windows, gcra: region(1024) }, now_ns }
-    }
-
-    fn clock(&self) -> Clock {
-        let now_ns = Arc::clone(&self.now_ns);
-        Clock::new(move || now_ns.load(SeqCst))
-    }
-
-    fn wait(&self, duration: Duration) {
-        self.now_ns.fetch_add(duration.as_nanos() as u64, SeqCst);
-    }
-
     /// A process whose routes all have these limits.
-    fn process(&self, strategy: Strategy, limits: &str) -> Admission {
-        self.try_process(strategy, limits).unwrap()
+    fn process(&self, strategy: Strategy, text: &str) -> Admission {
+        self.try_process(strategy, text).unwrap()
     }
 
-    fn try_process(&self, strategy: Strategy, limits: &str) -> Result<Admission, LimitError> {
-        let limits: Vec<_> = limits.split(';').map(limit).collect();
+    fn try_process(&self, strategy: Strategy, text: &str) -> Result<Admission, LimitError> {
+        let limits = limits(text);
         let spec = Spec { strategy, article_body: limits.clone(), article_item: limits.clone(), api: limits };
         Admission::new(&self.tables, SEED, self.clock(), spec)
     }
-}
-
-/// A limit as its text tells it: `10 per 2 minute`.
-fn limit(text: &str) -> Limit {
-    let words: Vec<_> = text.split(' ').collect();
-    let [amount, "per", multiples, unit] = words.as_slice() else { panic!("{text}") };
-    let (_, seconds) = UNITS.into_iter().find(|(name, _)| name == unit).unwrap();
-    let unit = Duration::from_secs(seconds);
-    Limit { amount: amount.parse().unwrap(), window: unit * multiples.parse().unwrap(), unit, text: text.to_owned() }
-}
-
-fn client(ip: &str) -> Client {
-    Trust::networks(Vec::new()).client(Peer::Ip(ip.parse().unwrap()), [].into_iter())
 }
 
 fn nth_client(n: u32) -> Client {
