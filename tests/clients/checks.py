@@ -63,7 +63,7 @@ def raised(call, kind):
     """The exception that the call must end with: of this kind, not of one derived from it or above it."""
     try:
         result = call()
-    except Exception as error:  # judged below, where its traceback can be told
+    except kind as error:
         expect(type(error) is kind, f"{kind.__name__}, not {type(error).__name__}: {error}")
         return error
     raise AssertionError(f"expected: {kind.__name__}, not an answer: {result!r}")

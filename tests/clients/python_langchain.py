@@ -6,6 +6,7 @@ import langchain_core.messages
 import langchain_core.tools
 import langchain_ollama
 import ollama
+import pydantic
 
 from checks import ANSWER_SECONDS_MAX, SITE, backend_rests, check, expect, leaves, raised, run
 
@@ -35,9 +36,9 @@ def weather(city: str) -> str:
 def lists():
     # It looks whether the list has the model.
     chat_model(validate_model_on_init=True)
-    error = raised(lambda: chat_model(SITE.keys.other, validate_model_on_init=True), ValueError)
-    expect(SITE.other in str(error), f"the models that the key may use: {error}")
-    raised(lambda: chat_model(None, validate_model_on_init=True), ValueError)
+    error = raised(lambda: chat_model(SITE.keys.other, validate_model_on_init=True), pydantic.ValidationError)
+    expect(f"Available local models: {SITE.other}" in str(error), f"only what the key may use: {error}")
+    raised(lambda: chat_model(None, validate_model_on_init=True), pydantic.ValidationError)
 
 
 @check

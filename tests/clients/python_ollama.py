@@ -102,7 +102,7 @@ def tools():
     answer = client().chat(model=SITE.model, messages=messages, tools=[weather])
     calls = answer.message.tool_calls or []
     expect([call.function.name for call in calls] == ["weather"], f"a call of the tool, not {answer.message}")
-    expect(isinstance(calls[0].function.arguments, dict) or hasattr(calls[0].function.arguments, "keys"), "arguments")
+    expect("city" in calls[0].function.arguments, f"its arguments, not {calls[0].function.arguments}")
     messages += [answer.message, {"role": "tool", "tool_name": "weather", "content": weather("Oslo")}]
     answer = client().chat(model=SITE.model, messages=messages, tools=[weather])
     expect(answer.message.content and not answer.message.tool_calls, "an answer from the tool's result")
@@ -174,7 +174,7 @@ def closed_route():
     refused(lambda: reader.generate(model=SITE.model, prompt="Hello"), 403, SITE.says.closed_route)
     refused(lambda: reader.embed(model=SITE.embedder, input="Hello"), 403, SITE.says.closed_route)
     refused(lambda: client().pull("tinyllama"), 403, SITE.says.closed_route)
-    refused(lambda: client(None, SITE.open).pull("tinyllama"), 403, "")
+    refused(lambda: client(None, SITE.open).pull("tinyllama"), 403, SITE.says.closed_gate)
 
 
 @check
@@ -208,7 +208,8 @@ def hidden_model():
 
 @check
 def bad_request():
-    refused(lambda: client().generate(model=SITE.model, prompt="Hello", options={"num_predict": "many"}), 400, "num_predict")
+    options = {"num_predict": "many"}
+    refused(lambda: client().generate(model=SITE.model, prompt="Hello", options=options), 400, "num_predict")
 
 
 @check
