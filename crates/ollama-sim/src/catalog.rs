@@ -5,14 +5,14 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, BUSY};
+use crate::answer::{Answer, BUSY, Body, PLAIN_JSON, json_bytes};
 use crate::ask::{Members, bad_option, keep_alive};
-use crate::clock::{nanos, rfc3339_nano};
+use crate::clock::{nanos, rfc3339_nano, unix};
 use crate::config::Model;
 use crate::generation::fnv;
-use crate::native::wait;
 use crate::residence::{Busy, Lease, Seat};
 use crate::sim::Shared;
+use crate::speaking::wait;
 use crate::terms::Wish;
 
 /// The length of an embedding: short, since nobody searches with it.
@@ -99,6 +99,50 @@ pub(crate) fn ps(shared: &Shared) -> Answer {
         context_length: one.context_length,
     });
     Answer::json(&Listed { models: running.collect() })
+}
+
+/// One model as OpenAI lists it.
+#[derive(Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'a str,
+}
+
+/// `GET /v1/models`.
+pub(crate) fn v1_models(shared: &Shared) -> Answer {
+    #[derive(Serialize)]
+    struct List<'a> {
+        object: &'static str,
+        data: Option<Vec<Entry<'a>>>,
+    }
+    let data: Vec<_> = shared.config.models.iter().map(|model| Entry::new(&model.name, model)).collect();
+    // Go writes a list that was never made as null.
+    line(&List { object: "list", data: Some(data).filter(|data| !data.is_empty()) })
+}
+
+/// `GET /v1/models/{name}`.
+pub(crate) fn v1_model(shared: &Shared, name: &str) -> Answer {
+    match shared.residence.seat(name) {
+        Some(seat) => line(&Entry::new(name, &seat.model)),
+        None => Answer::error(404, &format!("model '{name}' not found")),
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn new(id: &'a str, model: &Model) -> Self {
+        let mut parts = id.rsplit('/');
+        let owned_by = parts.nth(1).unwrap_or("library");
+        Self { id, object: "model", created: unix(model.modified_at), owned_by }
+    }
+}
+
+/// JSON as Go's encoder writes it, with its line end.
+fn line(value: &impl Serialize) -> Answer {
+    let mut body = json_bytes(value);
+    body.push(b'\n');
+    Answer::new(200, PLAIN_JSON, Body::Full(body))
 }
 
 /// `POST /api/show`.

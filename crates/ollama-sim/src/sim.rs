@@ -220,10 +220,8 @@ impl Shared {
 
 /// The name of a request's route in counters; a bounded set whatever clients send.
 fn label(request: &Request) -> String {
-    match request.method.as_str() {
-        "GET" | "HEAD" | "POST" | "DELETE" if routes::is_known(request.path()) => {
-            format!("{} {}", request.method, request.path())
-        }
+    match (request.method.as_str(), routes::known(request.path())) {
+        (method @ ("GET" | "HEAD" | "POST" | "DELETE"), Some(route)) => format!("{method} {route}"),
         _ => "other".to_owned(),
     }
 }
