@@ -28,7 +28,7 @@ export async function run(checks) {
       console.log(`ok ${name} (${((performance.now() - began) / 1000).toFixed(2)} s)`)
     } catch (error) {
       failed += 1
-      console.log(`FAILED ${name}\n    ${String(error?.stack ?? error).replaceAll('\n', '\n    ')}`)
+      console.log(`FAILED ${name}: ${String(error?.stack ?? error).replaceAll('\n', '\n    ')}`)
     }
   }
   process.exit(failed ? 1 : 0)

@@ -50,10 +50,12 @@ def run():
         began = time.monotonic()
         try:
             function()
-        except Exception:  # whatever a client may raise
+        except Exception as error:  # whatever a client may raise
             failed += 1
-            print(f"FAILED {function.__name__}", flush=True)
-            print("".join("    " + line for line in traceback.format_exc().splitlines(keepends=True)), flush=True)
+            print(f"FAILED {function.__name__}: {type(error).__name__}: {error}", flush=True)
+            for frame in traceback.extract_tb(error.__traceback__):
+                if frame.filename == sys.argv[0]:
+                    print(f"    {frame.filename}:{frame.lineno}: {frame.line}", flush=True)
         else:
             print(f"ok {function.__name__} ({time.monotonic() - began:.2f} s)", flush=True)
     sys.exit(1 if failed else 0)

@@ -168,10 +168,10 @@ def broken_stream():
 @check
 def no_key():
     # The client does not work without a key, but one can keep it from being sent.
-    own = openai.OpenAI(
-        base_url=f"{SITE.keyed}/v1", api_key="unused", max_retries=0, default_headers={"Authorization": openai.Omit()}
-    )
-    refused(lambda: ask(own), openai.AuthenticationError, SITE.says.no_key, "authentication_error", "invalid_api_key")
+    unsent = {"extra_headers": {"Authorization": openai.Omit()}}
+    kind, says, type, code = openai.AuthenticationError, SITE.says.no_key, "authentication_error", "invalid_api_key"
+    refused(lambda: ask(client(), **unsent), kind, says, type, code)
+    refused(lambda: ask(client(), stream=True, **unsent), kind, says, type, code)
 
 
 @check

@@ -22,7 +22,8 @@ Usage: ollama-sim [OPTIONS]
   --unix PATH               a Unix socket to listen on instead
   --personality demo|echo   a canned text, or the prompt echoed (demo)
   --token-rate N            tokens a second, 0 is as fast as possible (demo 25, echo 0)
-  --models NAME,NAME        the models it has (llama3.2:1b)
+  --models NAME,NAME        the models it has (llama3.2:1b); what one can do may follow its name: NAME=completion+tools,
+                            or embedding, thinking, insert (completion)
   --slots N                 requests answered at once, for each model (4)
   --queue N                 requests that may wait for a slot (no bound)
   --memory N                models that fit in memory at once, 0 is no bound (0)
@@ -203,11 +204,18 @@ fn bad(option: &'static str, value: &str, wanted: &'static str) -> UsageError {
     UsageError::BadValue { option, value: value.to_owned(), wanted }
 }
 
+const MODELS_WANTED: &str = "one NAME or NAME=completion+tools, or several with commas between,";
+
 fn models(names: &str) -> Result<Vec<Model>, UsageError> {
-    if names.split(',').any(str::is_empty) {
-        return Err(bad("--models", names, "one name or several with commas between"));
-    }
-    Ok(names.split(',').map(Model::named).collect())
+    let model = |text: &str| {
+        let (name, capabilities) = text.split_once('=').unwrap_or((text, "completion"));
+        if name.is_empty() || capabilities.split('+').any(str::is_empty) {
+            return Err(bad("--models", names, MODELS_WANTED));
+        }
+        let capabilities = capabilities.split('+').map(str::to_owned).collect();
+        Ok(Model { capabilities, ..Model::named(name) })
+    };
+    names.split(',').map(model).collect()
 }
 
 fn script(path: String) -> Result<Vec<Rule>, UsageError> {
@@ -236,6 +244,13 @@ mod tests {
         assert_eq!(config.slots.get(), 2);
         let models: Vec<_> = config.models.iter().map(|model| (model.name.as_str(), model.load_time)).collect();
         assert_eq!(models, [("a", Duration::from_millis(5)), ("b:1", Duration::from_millis(5))]);
+        let Ok(Command::Serve { config, .. }) = arguments("--models a=completion+tools,b,c=embedding") else {
+            panic!()
+        };
+        let able: Vec<_> =
+            config.models.iter().map(|model| (model.name.as_str(), model.capabilities.join("+"))).collect();
+        let wanted = [("a", "completion+tools"), ("b", "completion"), ("c", "embedding")];
+        assert_eq!(able, wanted.map(|(name, able)| (name, able.to_owned())));
         let line = "--unix /tmp/s --memory 2 --load-queue 3 --load-time 1s --prompt-time 20ms --keep-alive 1h";
         let Ok(Command::Serve { place, config }) = arguments(line) else { panic!("{line}") };
         assert_eq!(place, Place::Unix("/tmp/s".into()));
@@ -254,7 +269,18 @@ mod tests {
             ("--slots 0", "--slots 0: a whole number above 0 is wanted"),
             ("--load-time 5", "--load-time 5: a time such as 2s or 300ms is wanted"),
             ("--personality=sad", "--personality sad: demo or echo is wanted"),
-            ("--models a,,b", "--models a,,b: one name or several with commas between is wanted"),
+            (
+                "--models a,,b",
+                "--models a,,b: one NAME or NAME=completion+tools, or several with commas between, is wanted",
+            ),
+            (
+                "--models =tools",
+                "--models =tools: one NAME or NAME=completion+tools, or several with commas between, is wanted",
+            ),
+            (
+                "--models a=",
+                "--models a=: one NAME or NAME=completion+tools, or several with commas between, is wanted",
+            ),
         ];
         for (line, wanted) in cases {
             assert_eq!(arguments(line).unwrap_err().to_string(), wanted, "{line}");
