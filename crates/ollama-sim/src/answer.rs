@@ -77,6 +77,12 @@ impl Answer {
         Self { extra, ..Self::new(200, kind, Body::Stream(Box::new(Telling::new(generation, voice)))) }
     }
 
+    /// A stream of lines that are there already.
+    pub(crate) fn lines(lines: Vec<Vec<u8>>) -> Self {
+        let telling = Telling::ready(lines);
+        Self::new(200, telling.voice.content_type(), Body::Stream(Box::new(telling)))
+    }
+
     /// `200` with all of it.
     pub(crate) fn whole(generation: &Generation, voice: &Voice) -> Self {
         let kind = if voice.dialect() == Dialect::Ollama { JSON } else { PLAIN_JSON };

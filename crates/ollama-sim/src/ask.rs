@@ -14,7 +14,9 @@ use crate::terms::{Terms, Wish};
 use crate::voice::Voice;
 use crate::voice::native::Form;
 
+mod messages;
 pub(crate) mod openai;
+mod responses;
 
 /// How hard a model may be told to think.
 const LEVELS: [&str; 4] = ["low", "medium", "high", "max"];
@@ -137,6 +139,8 @@ pub(crate) fn read(path: &str, body: &[u8]) -> Result<Ask, String> {
     match path {
         "/v1/chat/completions" => openai::chat(body),
         "/v1/completions" => openai::completion(body),
+        "/v1/responses" => responses::read(body),
+        "/v1/messages" => messages::read(body),
         "/api/chat" => parse(Form::Chat, body),
         _ => parse(Form::Generate, body),
     }

@@ -1,22 +1,14 @@
-//! What is said about models rather than by them: lists, facts, and embeddings, which are made up but always the same.
-
-use std::time::Instant;
+//! What is said about models rather than by them: lists and facts.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, BUSY, Body, PLAIN_JSON, json_bytes};
-use crate::ask::{Members, bad_option, keep_alive};
-use crate::clock::{nanos, rfc3339_nano, unix};
+use crate::answer::{Answer, Body, PLAIN_JSON, json_bytes};
+use crate::ask::Members;
+use crate::clock::{rfc3339_nano, unix};
 use crate::config::Model;
 use crate::generation::fnv;
-use crate::residence::{Busy, Lease, Seat};
 use crate::sim::Shared;
-use crate::speaking::wait;
-use crate::terms::Wish;
-
-/// The length of an embedding: short, since nobody searches with it.
-const DIMENSIONS: usize = 8;
 
 #[derive(Serialize)]
 struct Listed<T> {
@@ -65,15 +57,6 @@ struct Shown<'a> {
     modified_at: String,
 }
 
-#[derive(Serialize)]
-struct Embedded<'a> {
-    model: &'a str,
-    embeddings: Vec<Vec<f64>>,
-    total_duration: u64,
-    load_duration: u64,
-    prompt_eval_count: u64,
-}
-
 /// `GET /api/version`.
 pub(crate) fn version(shared: &Shared) -> Answer {
     Answer::json(&json!({ "version": shared.config.version }))
@@ -81,7 +64,8 @@ pub(crate) fn version(shared: &Shared) -> Answer {
 
 /// `GET /api/tags`.
 pub(crate) fn tags(shared: &Shared) -> Answer {
-    Answer::json(&Listed { models: shared.config.models.iter().map(tag).collect() })
+    let models = shared.residence.models();
+    Answer::json(&Listed { models: models.iter().map(|model| tag(model)).collect() })
 }
 
 /// `GET /api/ps`: the latest to leave memory first.
@@ -92,8 +76,8 @@ pub(crate) fn ps(shared: &Shared) -> Answer {
         name: &one.model.name,
         model: &one.model.name,
         size: one.model.size,
-        digest: digest(one.model),
-        details: details(one.model),
+        digest: digest(&one.model),
+        details: details(&one.model),
         expires_at: rfc3339_nano(one.expires_at),
         size_vram: one.model.size_vram,
         context_length: one.context_length,
@@ -117,7 +101,8 @@ pub(crate) fn v1_models(shared: &Shared) -> Answer {
         object: &'static str,
         data: Option<Vec<Entry<'a>>>,
     }
-    let data: Vec<_> = shared.config.models.iter().map(|model| Entry::new(&model.name, model)).collect();
+    let models = shared.residence.models();
+    let data: Vec<_> = models.iter().map(|model| Entry::new(&model.name, model)).collect();
     // Go writes a list that was never made as null.
     line(&List { object: "list", data: Some(data).filter(|data| !data.is_empty()) })
 }
@@ -139,7 +124,7 @@ impl<'a> Entry<'a> {
 }
 
 /// JSON as Go's encoder writes it, with its line end.
-fn line(value: &impl Serialize) -> Answer {
+pub(crate) fn line(value: &impl Serialize) -> Answer {
     let mut body = json_bytes(value);
     body.push(b'\n');
     Answer::new(200, PLAIN_JSON, Body::Full(body))
@@ -169,96 +154,6 @@ pub(crate) fn show(shared: &Shared, body: &[u8]) -> Answer {
     })
 }
 
-/// `POST /api/embed`.
-pub(crate) async fn embed(shared: &Shared, body: &[u8]) -> Answer {
-    let started = Instant::now();
-    let embedder = match Embedder::of(shared, body, "api.EmbedRequest") {
-        Ok(embedder) => embedder,
-        Err(refusal) => return *refusal,
-    };
-    let texts: Option<Vec<&str>> = match embedder.members.last("input") {
-        None | Some(Value::Null) => Some(Vec::new()),
-        Some(Value::String(text)) if text.is_empty() => Some(Vec::new()),
-        Some(Value::String(text)) => Some(vec![text]),
-        Some(Value::Array(texts)) => texts.iter().map(Value::as_str).collect(),
-        Some(_) => None,
-    };
-    let Some(texts) = texts else { return Answer::error(400, "invalid input type") };
-    let lease = match embedder.admit(shared).await {
-        Ok(lease) => lease,
-        Err(refusal) => return *refusal,
-    };
-    if !texts.is_empty() {
-        wait(shared.config.prompt_time).await;
-    }
-    Answer::json(&Embedded {
-        model: &embedder.name,
-        embeddings: texts.iter().map(|text| vector(text)).collect(),
-        total_duration: nanos(started.elapsed()).max(1),
-        load_duration: nanos(lease.load).max(1),
-        prompt_eval_count: texts.iter().map(|text| text.split(' ').count() as u64).sum(),
-    })
-    .holding(lease)
-}
-
-/// `POST /api/embeddings`, the older form.
-pub(crate) async fn embeddings(shared: &Shared, body: &[u8]) -> Answer {
-    let embedder = match Embedder::of(shared, body, "api.EmbeddingRequest") {
-        Ok(embedder) => embedder,
-        Err(refusal) => return *refusal,
-    };
-    let embedding = match embedder.members.last("prompt").and_then(Value::as_str).unwrap_or_default() {
-        "" => Vec::new(),
-        prompt => vector(prompt),
-    };
-    let lease = match embedder.admit(shared).await {
-        Ok(lease) => lease,
-        Err(refusal) => return *refusal,
-    };
-    if !embedding.is_empty() {
-        wait(shared.config.prompt_time).await;
-    }
-    Answer::json(&json!({ "embedding": embedding })).holding(lease)
-}
-
-/// A model that embeds, and the request's members.
-struct Embedder<'a> {
-    name: String,
-    seat: &'a Seat,
-    members: Members,
-}
-
-impl<'a> Embedder<'a> {
-    fn of(shared: &'a Shared, body: &[u8], wanted: &str) -> Result<Self, Box<Answer>> {
-        let members = Members::read(body, wanted).map_err(|text| Box::new(Answer::error(400, &text)))?;
-        let name = members.last("model").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let Some(seat) = shared.residence.seat(&name) else {
-            return Err(Box::new(Answer::error(404, &format!("model \"{name}\" not found, try pulling it first"))));
-        };
-        if !seat.model.capabilities.iter().any(|own| own == "embedding") {
-            return Err(Box::new(Answer::error(501, "this model does not support embeddings")));
-        }
-        seat.asked();
-        Ok(Self { name, seat, members })
-    }
-
-    /// Waits for a slot.
-    async fn admit(&self, shared: &Shared) -> Result<Lease, Box<Answer>> {
-        let mut wish = Wish::default();
-        if let Some(value) = self.members.last("keep_alive").filter(|value| !value.is_null()) {
-            wish.keep_alive = Some(keep_alive(value).map_err(|text| Box::new(Answer::error(400, &text)))?);
-        }
-        if let Some(options) = self.members.last("options").and_then(Value::as_object) {
-            if let Some(text) = bad_option(options) {
-                return Err(Box::new(Answer::error(500, &text)));
-            }
-            wish.terms.take(options);
-        }
-        let lease = shared.residence.admit(self.seat, wish).await;
-        lease.map_err(|Busy| Box::new(Answer::error(503, BUSY)))
-    }
-}
-
 fn tag(model: &Model) -> Tag<'_> {
     Tag {
         name: &model.name,
@@ -282,18 +177,7 @@ fn details(model: &Model) -> Details<'_> {
 }
 
 /// 64 hexadecimal digits that follow from the name.
-fn digest(model: &Model) -> String {
+pub(crate) fn digest(model: &Model) -> String {
     let [a, b, c, d] = [0, 1, 2, 3].map(|part| fnv(&[model.name.as_bytes(), &[part]].concat()));
     format!("{a:016x}{b:016x}{c:016x}{d:016x}")
-}
-
-/// A vector of length 1 that follows from the text.
-fn vector(text: &str) -> Vec<f64> {
-    let raw = (0..DIMENSIONS).map(|index| {
-        let hash = fnv(&[text.as_bytes(), &[index as u8]].concat());
-        (hash % 2001) as f64 / 1000.0 - 1.0
-    });
-    let raw: Vec<f64> = raw.collect();
-    let norm = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
-    raw.into_iter().map(|x| x / norm.max(f64::MIN_POSITIVE)).collect()
 }

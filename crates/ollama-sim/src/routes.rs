@@ -6,14 +6,16 @@ use crate::catalog;
 use crate::config::Personality;
 use crate::contract;
 use crate::dialect::Dialect;
+use crate::embedding;
 use crate::fault::{Fault, Rule};
+use crate::library;
 use crate::sender::STREAM_ERROR;
 use crate::sim::Shared;
 use crate::speaking;
 use crate::wire::Request;
 
 /// The paths that exist, with the methods they allow.
-const PATHS: [(&str, &str); 13] = [
+const PATHS: [(&str, &str); 21] = [
     ("/", "GET, HEAD"),
     ("/api/version", "GET, HEAD"),
     ("/api/tags", "GET, HEAD"),
@@ -23,28 +25,43 @@ const PATHS: [(&str, &str); 13] = [
     ("/api/show", "POST"),
     ("/api/embed", "POST"),
     ("/api/embeddings", "POST"),
+    ("/api/pull", "POST"),
+    ("/api/push", "POST"),
+    ("/api/create", "POST"),
+    ("/api/copy", "POST"),
+    ("/api/delete", "DELETE"),
     ("/v1/chat/completions", "POST"),
     ("/v1/completions", "POST"),
+    ("/v1/embeddings", "POST"),
     ("/v1/models", "GET"),
+    ("/v1/responses", "POST"),
+    ("/v1/messages", "POST"),
     (contract::ELSEWHERE, "POST"),
 ];
 /// What stands before a model's name in the path of what is known of it.
 const MODEL: &str = "/v1/models/";
 /// The paths that are work for a model.
-const WORK: [&str; 7] = [
+const WORK: [&str; 10] = [
     "/api/generate",
     "/api/chat",
     "/api/embed",
     "/api/embeddings",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
     contract::ELSEWHERE,
 ];
 
 /// The route of a path as counters name it, where Ollama has it.
 pub(crate) fn known(path: &str) -> Option<&str> {
     allowed(path)?;
-    Some(if path.starts_with(MODEL) { "/v1/models/{model}" } else { path })
+    Some(match path {
+        path if path.starts_with(MODEL) => "/v1/models/{model}",
+        path if path.starts_with(library::BLOB) => "/api/blobs/{digest}",
+        path => path,
+    })
 }
 
 /// Whether a request to this path is work for a model.
@@ -53,9 +70,13 @@ pub(crate) fn generates(path: &str) -> bool {
 }
 
 fn allowed(path: &str) -> Option<&'static str> {
-    // A name is one segment.
-    if path.strip_prefix(MODEL).is_some_and(|name| !name.is_empty() && !name.contains('/')) {
+    // What is named is one segment.
+    let names = |under: &str| path.strip_prefix(under).is_some_and(|name| !name.is_empty() && !name.contains('/'));
+    if names(MODEL) {
         return Some("GET");
+    }
+    if names(library::BLOB) {
+        return Some("HEAD, POST");
     }
     PATHS.iter().find(|(own, _)| *own == path).map(|(_, methods)| *methods)
 }
@@ -95,13 +116,19 @@ async fn route(shared: &Shared, request: &Request, fault: Fault) -> Answer {
         "/api/tags" => catalog::tags(shared),
         "/api/ps" => catalog::ps(shared),
         "/api/show" => catalog::show(shared, &request.body),
-        "/api/embed" => catalog::embed(shared, &request.body).await,
-        "/api/embeddings" => catalog::embeddings(shared, &request.body).await,
+        "/api/embed" => embedding::embed(shared, &request.body).await,
+        "/api/embeddings" => embedding::embeddings(shared, &request.body).await,
         "/api/generate" | contract::ELSEWHERE if echoes => speaking::echo(shared, request, fault).await,
-        "/api/generate" | "/api/chat" | "/v1/chat/completions" | "/v1/completions" => {
-            speaking::answer(shared, path, &request.body, fault).await
-        }
+        "/api/generate"
+        | "/api/chat"
+        | "/v1/chat/completions"
+        | "/v1/completions"
+        | "/v1/responses"
+        | "/v1/messages" => speaking::answer(shared, path, &request.body, fault).await,
+        "/api/pull" | "/api/push" | "/api/create" | "/api/copy" | "/api/delete" => library::answer(shared, request),
+        "/v1/embeddings" => embedding::v1(shared, &request.body).await,
         "/v1/models" => catalog::v1_models(shared),
+        _ if path.starts_with(library::BLOB) => library::answer(shared, request),
         _ => match path.strip_prefix(MODEL) {
             Some(name) => catalog::v1_model(shared, name),
             None => not_found(),

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::config::Config;
 use crate::counters::{Cancellation, Counters, RecordedRequest};
 use crate::fault::{Fault, FaultError, Rule, magic};
+use crate::library::Blobs;
 use crate::listener::Listener;
 use crate::residence::Residence;
 use crate::routes;
@@ -77,6 +78,7 @@ impl Sim {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) residence: Residence,
+    pub(crate) blobs: Blobs,
     totals: Mutex<Counters>,
     script: Mutex<VecDeque<Rule>>,
     open: AtomicU64,
@@ -105,6 +107,7 @@ impl Shared {
     fn new(config: Config) -> Self {
         Self {
             residence: Residence::new(&config),
+            blobs: Blobs::default(),
             totals: Mutex::default(),
             script: Mutex::new(config.script.iter().cloned().collect()),
             open: AtomicU64::new(0),

@@ -87,7 +87,7 @@ impl Voice {
             Self::ChatCompletions(_) => openai::chat(generation),
             Self::Completions(_) => openai::completion(generation),
             Self::Responses(own) => own.whole(generation),
-            Self::Messages(own) => own.whole(generation),
+            Self::Messages(_) => messages::Messages::whole(generation),
         };
         // Go's encoder ends its lines, gin does not.
         body.push(b'\n');
@@ -155,6 +155,12 @@ pub(crate) struct Telling {
 impl Telling {
     pub(crate) fn new(generation: Generation, voice: Voice) -> Self {
         Self { generation, voice, ready: Chunks::new(), ended: false }
+    }
+
+    /// Lines that no model makes, at least one.
+    pub(crate) fn ready(lines: Vec<Vec<u8>>) -> Self {
+        let nothing = Generation::new("", Vec::new());
+        Self { generation: nothing, voice: Voice::Chat, ready: lines.into(), ended: true }
     }
 
     /// Whether the next chunk needs a token that has not been made yet.

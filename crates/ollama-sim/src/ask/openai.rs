@@ -57,7 +57,7 @@ pub(crate) fn completion(body: &[u8]) -> Result<Ask, String> {
 
 /// What a member must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Text,
     Flag,
     Int,
@@ -103,7 +103,7 @@ const COMPLETION: [(&str, Kind); 11] = [
 ];
 
 /// Reads a body whose members have these types; `null` fits all of them.
-pub(super) fn fields(body: &[u8], structure: &str, kinds: &[(&str, Kind)]) -> Result<Members, String> {
+pub(crate) fn fields(body: &[u8], structure: &str, kinds: &[(&str, Kind)]) -> Result<Members, String> {
     if body.trim_ascii().is_empty() {
         return Err("EOF".to_owned());
     }

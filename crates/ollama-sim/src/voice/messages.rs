@@ -68,11 +68,14 @@ enum Event<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta<'a> {
-    TextDelta { text: &'a str },
-    InputJsonDelta { partial_json: String },
-    ThinkingDelta { thinking: &'a str },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "input_json_delta")]
+    Input { partial_json: String },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'a str },
 }
 
 #[derive(Serialize)]
@@ -107,7 +110,7 @@ impl Messages {
     }
 
     /// The whole answer.
-    pub(super) fn whole(&self, generation: &Generation) -> Vec<u8> {
+    pub(super) fn whole(generation: &Generation) -> Vec<u8> {
         let (thinking, text) = (generation.thinking.concat(), generation.tokens.concat());
         let mut content = Vec::new();
         if !thinking.is_empty() {
@@ -149,7 +152,7 @@ impl Messages {
         if self.open != Open::Thinking {
             self.begin(Open::Thinking, Block::Thinking { thinking: "" }, chunks);
         }
-        push(chunks, &Event::ContentBlockDelta { index: self.index, delta: Delta::ThinkingDelta { thinking } });
+        push(chunks, &Event::ContentBlockDelta { index: self.index, delta: Delta::Thinking { thinking } });
     }
 
     fn speak(&mut self, text: &str, chunks: &mut Chunks) {
@@ -159,7 +162,7 @@ impl Messages {
         if self.open != Open::Text {
             self.begin(Open::Text, Block::Text { text: "" }, chunks);
         }
-        push(chunks, &Event::ContentBlockDelta { index: self.index, delta: Delta::TextDelta { text } });
+        push(chunks, &Event::ContentBlockDelta { index: self.index, delta: Delta::Text { text } });
     }
 
     fn call(&mut self, generation: &Generation, chunks: &mut Chunks) {
@@ -169,7 +172,7 @@ impl Messages {
             let (id, name, index) = (&*call.id, &*call.name, self.index);
             let content_block = Block::ToolUse { id, name, input: &nothing };
             push(chunks, &Event::ContentBlockStart { index, content_block });
-            let delta = Delta::InputJsonDelta { partial_json: call.arguments.to_string() };
+            let delta = Delta::Input { partial_json: call.arguments.to_string() };
             push(chunks, &Event::ContentBlockDelta { index, delta });
             push(chunks, &Event::ContentBlockStop { index });
             self.index += 1;

@@ -96,6 +96,8 @@ struct TextChoice<'a> {
     finish_reason: Option<&'static str>,
 }
 
+// The names are OpenAI's.
+#[allow(clippy::struct_field_names)]
 #[derive(Clone, Copy, Default, Serialize)]
 struct Usage {
     prompt_tokens: u64,

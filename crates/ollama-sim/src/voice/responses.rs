@@ -124,22 +124,19 @@ impl Responses {
     /// The whole answer.
     pub(super) fn whole(&self, generation: &Generation) -> Vec<u8> {
         let now = openai::created(generation);
-        json_bytes(&Ordered(&self.response(generation, now, State::Completed)))
+        json_bytes(&Ordered(&response(&self.asked, generation, now, State::Completed)))
     }
 
     /// The events of a step.
     pub(super) fn say(&mut self, generation: &Generation, step: Step, chunks: &mut Chunks) {
         let mut told = Told { sequence: &mut self.sequence, chunks };
-        let created_at = match self.created_at {
-            Some(at) => at,
-            None => {
-                let now = openai::created(generation);
-                let response = response(&self.asked, generation, now, State::InProgress);
-                told.push("response.created", json!({ "response": response }));
-                told.push("response.in_progress", json!({ "response": response }));
-                *self.created_at.insert(now)
-            }
-        };
+        if self.created_at.is_none() {
+            let now = openai::created(generation);
+            let response = response(&self.asked, generation, now, State::InProgress);
+            told.push("response.created", json!({ "response": response }));
+            told.push("response.in_progress", json!({ "response": response }));
+            self.created_at = Some(now);
+        }
         let item_id = id("msg", generation);
         match step {
             Step::Thinking(index) => {
@@ -174,14 +171,11 @@ impl Responses {
                 if self.open == Open::Message {
                     finish_message(&item_id, self.output, generation, &mut told);
                 }
+                let created_at = self.created_at.unwrap_or_default();
                 let response = response(&self.asked, generation, created_at, State::Completed);
                 told.push("response.completed", json!({ "response": response }));
             }
         }
-    }
-
-    fn response(&self, generation: &Generation, created_at: u64, state: State) -> Value {
-        response(&self.asked, generation, created_at, state)
     }
 }
 
