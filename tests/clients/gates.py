@@ -124,7 +124,7 @@ class Site:
         self.keys = {name: _key(gate, keys, name, terms) for name, terms in KEYS.items()}
         self.open = self._gate(gate, "open")
         self.keyed = self._gate(gate, "keyed", "--keys", keys)
-        self.busy = self._gate(gate, "busy", "--slots", "1", "--queue", "0", "--queue-per-client", "0")
+        self.busy = self._gate(gate, "busy", "--slots", "1", "--queue", "0")
 
     def _gate(self, gate, name, *flags):
         command = [gate, "--bind", "127.0.0.1:0", "--workers", "2", "--upstream", self.backend]
