@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, ArgMatches};
 use gate_config::{
-    Complaint, Complaints, ENV_PREFIX, KEYS, Key, LISTEN_FDS, OLLAMA_HOST, Plan, Repeats, Settings, Source, StartOnly,
+    Complaint, Complaints, ENV_PREFIX, KEYS, Key, LISTEN_FDS, OLLAMA_HOST, OLLAMA_ORIGINS, Plan, Repeats, Settings,
+    Source, StartOnly,
 };
 use gate_master::Read;
 use gate_master::event::{Change, Effect};
@@ -99,7 +100,9 @@ impl Command {
             None => None,
         };
         let file = file.as_ref().map(|(path, text)| (path.as_str(), text.as_str()));
-        let ours = |(name, _): &(String, String)| name.starts_with(ENV_PREFIX) || name == OLLAMA_HOST;
+        let ours = |(name, _): &(String, String)| {
+            name.starts_with(ENV_PREFIX) || name == OLLAMA_HOST || name == OLLAMA_ORIGINS
+        };
         let environment = std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
             .filter(ours)

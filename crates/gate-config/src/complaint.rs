@@ -1,11 +1,13 @@
 //! What is wrong with a configuration: the key, the value, where it came from, and what would be right.
 //!
 //! This module only words and collects complaints; who finds them is elsewhere. The invariant: a complaint prints as
-//! exactly one line, whatever was typed.
+//! exactly one line, whatever was typed, and no password that
+//! stands in a URL.
 
 use std::fmt;
 
 use crate::settings::Source;
+use crate::value::cluster::redacted;
 
 /// Enough of a value to recognise it, short enough for one line of a log.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -18,7 +20,7 @@ const GUESSED_CHARS_MAX: usize = 64;
 pub struct Complaint {
     /// The key or environment variable as it was typed; empty when the text could not be read that far.
     pub key: String,
-    /// The value as it was typed.
+    /// The value as it was typed; without the password where it is printed.
     pub value: String,
     /// Where it was typed.
     pub source: Source,
@@ -36,7 +38,7 @@ impl fmt::Display for Complaint {
         if !self.key.is_empty() {
             write!(f, "{} = ", shortened(&self.key))?;
         }
-        write!(f, "\"{}\": {}", shortened(&self.value), self.remedy)
+        write!(f, "\"{}\": {}", shortened(&redacted(&self.value)), self.remedy)
     }
 }
 

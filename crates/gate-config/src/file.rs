@@ -1,4 +1,4 @@
-//! The configuration file: flat TOML and one array of tables, read as far as it can be read.
+//! The configuration file: flat TOML, a table and an array of tables, read as far as it can be read.
 //!
 //! This module knows TOML's shapes, not the keys: names and values are checked by its callers. The invariant: a line
 //! with a syntax error yields that complaint and nothing else, and hides no other line, be it a table's header or a
@@ -23,12 +23,13 @@ const REPAIRS_MAX: usize = 8;
 const DUPLICATE: &str = "duplicate key";
 
 /// What a key with a table for its value is told.
-pub(crate) const NO_TABLES: &str =
-    "write `key = value`, for lists `key = [a, b]`: the only tables are [[upstream]], in double brackets";
+pub(crate) const NO_TABLES: &str = "write `key = value`, for lists `key = [a, b]`: the only tables are [[upstream]], in double brackets, and [cluster]";
 
-/// The one name that tables have, and their header.
+/// The names that tables have, and their headers.
 const UPSTREAM: &str = "upstream";
 const UPSTREAM_HEADER: &str = "[[upstream]]";
+pub(crate) const CLUSTER: &str = "cluster";
+const CLUSTER_HEADER: &str = "[cluster]";
 
 /// The header in whose place a broken one is read, so that the lines below it do not fall to the table above.
 const LOST_HEADER: &str = "[[\"\"]]";
@@ -48,8 +49,10 @@ pub(crate) enum Value {
     One(String),
     List(Vec<String>),
     Tables(Vec<Table>),
-    /// A table by itself, or a list that holds anything but values, or anything but tables.
-    Table,
+    /// A table by itself.
+    Section(Table),
+    /// A list that holds anything but values, or anything but tables.
+    Mixed,
 }
 
 /// One table of a list of them.
@@ -73,7 +76,7 @@ impl Value {
         match (&self, key.repeats) {
             (Self::List(_), Repeats::Once) => Err("write one value, not a list"),
             (Self::One(_) | Self::List(_), _) => Ok(self.text(key.repeats.separator())),
-            (Self::Tables(_) | Self::Table, _) => Err(NO_TABLES),
+            (Self::Tables(_) | Self::Section(_) | Self::Mixed, _) => Err(NO_TABLES),
         }
     }
 
@@ -82,7 +85,7 @@ impl Value {
         match self {
             Self::One(text) => text,
             Self::List(items) => items.join(&separator.to_string()),
-            Self::Tables(_) | Self::Table => String::new(),
+            Self::Tables(_) | Self::Section(_) | Self::Mixed => String::new(),
         }
     }
 }
@@ -205,6 +208,8 @@ fn in_place_of(line: &str) -> &'static str {
         "" => "",
         _ if !closed => "",
         UPSTREAM => UPSTREAM_HEADER,
+        // One that is good by itself is there twice.
+        CLUSTER if !parse(line).1.is_empty() => CLUSTER_HEADER,
         _ => LOST_HEADER,
     }
 }
@@ -216,7 +221,7 @@ fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
     let line_of = |offset: usize| 1 + ends.partition_point(|end| *end < offset);
     let entries = table.get_ref().iter().map(|(key, value)| Entry {
         key: key.get_ref().to_string(),
-        value: shaped(value.get_ref(), &line_of),
+        value: shaped(value, &line_of),
         line: line_of(key.span().start),
     });
     let entries = entries.collect();
@@ -227,11 +232,14 @@ fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
     (entries, errors.collect())
 }
 
-fn shaped(value: &DeValue<'_>, line_of: &impl Fn(usize) -> usize) -> Value {
-    let DeValue::Array(items) = value else { return scalar(value).map_or(Value::Table, Value::One) };
+fn shaped(value: &Spanned<DeValue<'_>>, line_of: &impl Fn(usize) -> usize) -> Value {
+    let DeValue::Array(items) = value.get_ref() else {
+        let section = || table(value, line_of).map_or(Value::Mixed, Value::Section);
+        return scalar(value.get_ref()).map_or_else(section, Value::One);
+    };
     let texts: Option<Vec<String>> = items.iter().map(|item| scalar(item.get_ref())).collect();
     let tables = items.iter().map(|item| table(item, line_of)).collect::<Option<Vec<Table>>>();
-    texts.map(Value::List).or(tables.map(Value::Tables)).unwrap_or(Value::Table)
+    texts.map(Value::List).or(tables.map(Value::Tables)).unwrap_or(Value::Mixed)
 }
 
 fn table(item: &Spanned<DeValue<'_>>, line_of: &impl Fn(usize) -> usize) -> Option<Table> {

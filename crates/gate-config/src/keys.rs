@@ -94,6 +94,10 @@ impl Key {
         Self { repeats: Repeats::Tables, example, ..self }
     }
 
+    const fn shown(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+
     const fn under(self, section: &'static str) -> Self {
         Self { section, ..self }
     }
@@ -119,9 +123,20 @@ const LISTENERS: &str = "Listeners";
 const TIMEOUTS: &str = "Timeouts";
 const SIZES: &str = "Sizes";
 const CLIENTS: &str = "Clients and limits";
+const CLUSTER: &str = "Limits over several gates";
 const QUEUE: &str = "Queue";
 const BACKENDS: &str = "Backends";
 const LOGS: &str = "Logs";
+
+const CLUSTER_TABLE: &str = "\
+# These five may also stand in a table of their own, behind every other key:
+#
+#     [cluster]
+#     url = \"rediss://store.internal:6380\"
+#     password = \"/etc/ollama-gate/store-password\"
+#     share = \"1/3\"
+#     timeout = \"5ms\"
+#     prefix = \"ollama-gate\"";
 
 const UPSTREAM_TABLES: &str = "\
 # Where URLs are not enough: a table for each backend, at the end of the file, because what follows a
@@ -201,6 +216,17 @@ pub static KEYS: &[Key] = &[
     Key::switch("limit_headers", "Tell clients where they stand in X-RateLimit-* headers.").under(CLIENTS),
     Key::new("limit_entries", "N", "131072", "How many clients can be counted at once for each window length in use; a power of two, 8 bytes of memory each.").start().under(CLIENTS),
     Key::new("flood", "RATE", "none", "How often one client may send requests at all, valid or not: one rate, counted by gcra before the body is read, or `none`.").under(CLIENTS),
+    Key::new("keys", "FILE", "", "The file of API keys, which `ollama-gate key` writes: mode 0600, of root or the gate's user. With it every request needs a key (`Authorization: Bearer` or `x-api-key`). Empty asks for none, as Ollama does.").under(CLIENTS),
+    Key::new("origins", "ORIGIN", "", "Origins of web pages that may call the gate beside those that Ollama lets in unasked (pages of this machine and of apps on it): `https://app.example.com`, `https://*.example.com`, or `*` for all. Where it is not set, OLLAMA_ORIGINS is read.")
+        .many()
+        .under(CLIENTS),
+    Key::new("cluster_url", "URL", "", "The Redis or Valkey store in which limits of requests and tokens hold over several gates: redis://HOST:PORT, rediss:// with TLS, redis+sentinel:// or redis+cluster://. Empty counts in this gate alone. A password in it is never shown, but other users may see the command line and administrators the environment: better write it to the file of cluster_password.")
+        .shown(CLUSTER_TABLE)
+        .under(CLUSTER),
+    Key::new("cluster_password", "FILE", "", "The file that holds the store's password, mode 0600, of root or the gate's user.").under(CLUSTER),
+    Key::new("cluster_share", "SHARE", "1", "What of each limit this gate lets pass on its own while the store is away: `1/3` for one of three gates.").under(CLUSTER),
+    Key::new("cluster_timeout", "TIME", "5ms", "How long the store may take to answer, from 1ms to 1s; then it counts as away.").under(CLUSTER),
+    Key::new("cluster_prefix", "NAME", "ollama-gate", "What names in the store begin with; gates that share their limits have the same.").under(CLUSTER),
     Key::new("queue", "N", "512", "How many requests may wait for a backend in all, over all workers; more are answered 503. 0 lets none wait.").under(QUEUE),
     Key::new("queue_per_client", "N", "64", "How many requests of one client may wait; more are answered 429. Never above queue.").under(QUEUE),
     Key::new("queue_timeout", "TIME", "60s", "How long a request may wait; then it is answered 503.").under(QUEUE),

@@ -4,6 +4,8 @@
 //! The way is always the same: the table's defaults, then the file, then the environment, then the flags make
 //! [`Settings`] (text and where it came from); [`Plan::new`] gives the text its meaning.
 //!
+//! Beside it stands [`keyfile`]: the text of the key file, and the policies in it.
+//!
 //! Nothing here reads a file, the environment or the command line: the caller hands them in. The one look at the
 //! machine is the number of processors behind `workers = "auto"`. Nothing logs and nothing ends the process.
 //!
@@ -14,6 +16,7 @@
 mod complaint;
 pub mod exit;
 mod file;
+pub mod keyfile;
 mod keys;
 mod plan;
 mod rate;
@@ -27,10 +30,11 @@ pub use keys::{Change, ENV_PREFIX, KEYS, Key, Repeats};
 pub use plan::{Plan, StartOnly, Values, WINDOWS_MAX};
 pub use rate::{AMOUNT_MAX, Rate, RateError, Unit, WINDOW_MAX, parse_many};
 pub use render::reference_file;
-pub use settings::{LISTEN_FDS, OLLAMA_HOST, Settings, Source, Typed};
+pub use settings::{LISTEN_FDS, OLLAMA_HOST, OLLAMA_ORIGINS, Settings, Source, Typed};
 pub use value::{
     address::{Bind, Handle},
     choice::{AccessLogFormat, LogLevel, Named, Retry, Strategy},
+    cluster::{ClusterUrl, Share, redacted},
     proxies::TrustedProxies,
     target::{Host, Target},
     text::AccessLog,

@@ -16,9 +16,11 @@ use crate::rate::Rate;
 use crate::settings::{Settings, Source};
 use crate::value::address::{Bind, binds, binds_text, resolvers, resolvers_text};
 use crate::value::choice::{AccessLogFormat, LogLevel, Retry, Strategy, choice, choice_text};
+use crate::value::cluster::{ClusterUrl, Share, cluster_prefix, cluster_timeout, cluster_url, share, url_text};
 use crate::value::number::{
     self, plain, size, size_text, switch, time, time_or_off, time_or_off_text, time_text, whole,
 };
+use crate::value::origins::{origins, origins_text};
 use crate::value::proxies::{TrustedProxies, proxies, proxies_text};
 use crate::value::queue::{weight_of, weights, weights_text};
 use crate::value::rates::{self, flood, flood_text, limits, limits_text};
@@ -163,6 +165,20 @@ values! {
     limit_entries: usize = number::entries, plain;
     /// How often one client may send requests at all.
     flood: Option<Rate> = flood, |rate| flood_text(*rate);
+    /// The file of API keys; `None` asks clients for none.
+    keys: Option<PathBuf> = path, |path| path_text(path.as_deref());
+    /// Origins that may call the gate beside Ollama's own list, as typed; `*` is all of them.
+    origins: Vec<String> = origins, |list| origins_text(list);
+    /// The store in which limits hold over several gates.
+    cluster_url: Option<ClusterUrl> = cluster_url, |url| url_text(url.as_ref());
+    /// The file with the store's password.
+    cluster_password: Option<PathBuf> = path, |path| path_text(path.as_deref());
+    /// What of each limit this gate lets pass on its own.
+    cluster_share: Share = share, plain;
+    /// How long the store may take to answer.
+    cluster_timeout: Duration = cluster_timeout, |time| time_text(*time);
+    /// What names in the store begin with.
+    cluster_prefix: String = cluster_prefix, plain;
     /// How many requests may wait in all; 0 refuses at once.
     queue: usize = |text| whole(text, 0..=number::QUEUE_MAX), plain;
     /// How many requests of one client may wait; at least 1, never above a `queue` that lets any wait.
@@ -230,6 +246,14 @@ impl Plan {
         windows(self.limit_strategy, self.limit.iter().chain(&self.api_limit))
     }
 
+    /// Whether processes that have this plan hold what must not be in a core file: keys of clients, or the store's
+    /// password.
+    pub fn holds_secrets(&self) -> bool {
+        self.keys.is_some()
+            || self.cluster_password.is_some()
+            || self.cluster_url.as_ref().is_some_and(ClusterUrl::has_secret)
+    }
+
     /// How many shares of the queue this client gets; 1 unless `queue_weight` says otherwise.
     pub fn weight_of(&self, client: IpAddr) -> u32 {
         weight_of(&self.queue_weight, client)
@@ -243,6 +267,10 @@ impl Plan {
             "upstream" => {
                 let (was, is) = difference(&old.upstream, &self.upstream);
                 Some((key, was, is))
+            }
+            // What is different may be what is not shown.
+            "cluster_url" if was == is && self.cluster_url != old.cluster_url => {
+                Some((key, was, is + " (with other credentials)"))
             }
             _ => (was != is).then_some((key, was, is)),
         });

@@ -1,10 +1,12 @@
 //! Plans and the table of keys written as TOML: the output of `--print-config` and the reference file.
 //!
-//! Nothing is read here. The invariant: what is written parses back to the same plan.
+//! Nothing is read here. The invariant: what is written parses back to the same plan,
+//! but for passwords in URLs, which are not written.
 
 use crate::keys::{Change, KEYS, Key, Repeats};
 use crate::plan::Plan;
 use crate::settings::{Settings, Source, Typed};
+use crate::value::cluster::redacted;
 use crate::value::items;
 
 /// Where comments of the reference file are broken.
@@ -16,7 +18,7 @@ const REFERENCE_HEAD: &str = "\
 # A value is taken from the command line, else from the environment, else from this file, else it is the default.
 # Times are whole seconds or carry a unit: \"500ms\", \"30s\", \"2m\", \"1h\". Sizes are bytes or carry a unit: \"64KiB\", \"8MiB\".
 # Lists may be written as an array or as one string with commas.
-# The only tables are those of upstream; every other key stands above them.
+# The only tables are [cluster] and those of upstream; every other key stands above them.
 # \"reload\" keys change on SIGHUP; \"start\" keys keep their value until the gate is started again.
 ";
 
@@ -75,12 +77,13 @@ fn spellings(key: &Key) -> String {
 }
 
 fn origin(typed: &Typed, value: &str) -> String {
-    if typed.text == value {
+    let text = redacted(&typed.text);
+    if text == value {
         return typed.source.to_string();
     }
     match &typed.source {
-        Source::Default => format!("default {}", quoted(&typed.text)),
-        source => format!("{source}: {}", quoted(&typed.text)),
+        Source::Default => format!("default {}", quoted(&text)),
+        source => format!("{source}: {}", quoted(&text)),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::complaint::{Complaint, Complaints, nearest, shortened};
-use crate::file::{self, Entry, Table, Value};
+use crate::file::{self, CLUSTER, Entry, Field, Table, Value};
 use crate::keys::{ENV_PREFIX, KEYS, Key, Repeats, row};
 use crate::plan::Plan;
 use crate::value::upstream::{FIELDS, unknown_field};
@@ -14,6 +14,9 @@ use crate::value::words::{URL, worded};
 
 /// The variable with which Ollama's own clients name their server: the default of `upstream` where it is set.
 pub const OLLAMA_HOST: &str = "OLLAMA_HOST";
+
+/// The variable with which Ollama's server is told of further origins: the default of `origins` where it is set.
+pub const OLLAMA_ORIGINS: &str = "OLLAMA_ORIGINS";
 
 /// The variable that counts the sockets that were handed to a program. The caller, who has taken them over, gives
 /// their addresses in its place: `fd://3,fd://4`, the default of `bind` then.
@@ -110,8 +113,8 @@ pub struct Settings {
 impl Settings {
     /// Lays the file (its name and its text), the environment and the flags (keys and values) over the defaults.
     ///
-    /// Environment variables that do not begin with [`ENV_PREFIX`] are passed over, but for [`OLLAMA_HOST`] and
-    /// [`LISTEN_FDS`].
+    /// Environment variables that do not begin with [`ENV_PREFIX`] are passed over, but for [`OLLAMA_HOST`],
+    /// [`OLLAMA_ORIGINS`] and [`LISTEN_FDS`].
     ///
     /// # Errors
     /// Everything that is wrong with the file's syntax, with names, and with the values too, so that one run tells all.
@@ -122,8 +125,9 @@ impl Settings {
     ) -> Result<Self, Complaints> {
         let mut settings = Self::default();
         let mut complaints = Vec::new();
-        let Sorted { ollama_host, listen_fds, ours: env } = sorted(env);
+        let Sorted { ollama_host, ollama_origins, listen_fds, ours: env } = sorted(env);
         settings.put_ollama_host(ollama_host.as_deref());
+        settings.put_ollama_origins(ollama_origins.as_deref());
         settings.put_listen_fds(listen_fds.as_deref());
         if let Some((path, text)) = file {
             settings.put_file(path, text, &mut complaints);
@@ -166,6 +170,13 @@ impl Settings {
         }
     }
 
+    fn put_ollama_origins(&mut self, value: Option<&str>) {
+        let text = value.map(|value| value.trim().trim_matches(['"', '\'']).trim()).unwrap_or_default();
+        if let Some(row) = row("origins").filter(|_| !text.is_empty()) {
+            self.typed[row] = Typed::new(text.to_owned(), Source::Env(OLLAMA_ORIGINS.to_owned()));
+        }
+    }
+
     fn put_listen_fds(&mut self, value: Option<&str>) {
         // A plain number is the variable as systemd sets it: nobody has taken the sockets over.
         let text = value.filter(|text| text.starts_with("fd://"));
@@ -179,7 +190,11 @@ impl Settings {
             let source = Source::File { path: path.to_owned(), line: Some(line) };
             let refused = match (row(&key), value) {
                 (None, Value::Tables(_)) if nearest(&key, TABLES.into_iter()).is_none() => Err(file::NO_TABLES),
-                (None, Value::Table) => Err(file::NO_TABLES),
+                (None, Value::Section(table)) if key == CLUSTER => {
+                    self.put_cluster(table, path, complaints);
+                    continue;
+                }
+                (None, Value::Section(_) | Value::Mixed) => Err(file::NO_TABLES),
                 (None, value) => {
                     complaints.push(unknown(&key, value.text(','), source));
                     continue;
@@ -195,6 +210,27 @@ impl Settings {
             if let Err(remedy) = refused {
                 complaints.push(Complaint { key, value: String::new(), source, remedy: remedy.to_owned() });
             }
+        }
+    }
+
+    /// The table of the keys whose names begin with its own.
+    fn put_cluster(&mut self, table: Table, path: &str, complaints: &mut Vec<Complaint>) {
+        for Field { key, text, line } in table.fields {
+            let source = Source::File { path: path.to_owned(), line: Some(line) };
+            let name = format!("{CLUSTER}_{key}");
+            let remedy = match (row(&name), text.clone()) {
+                (None, _) => stray_in_cluster(&key),
+                (Some(_), None) => "write one value, not a list".to_owned(),
+                (Some(row), _) if matches!(self.typed[row].source, Source::File { .. }) => {
+                    format!("{} has it already: write it once", self.typed[row].source)
+                }
+                (Some(row), Some(text)) => {
+                    self.typed[row] = Typed::new(text, source);
+                    continue;
+                }
+            };
+            let (key, value) = (format!("{CLUSTER}.{key}"), text.unwrap_or_default());
+            complaints.push(Complaint { key, value, source, remedy });
         }
     }
 
@@ -246,16 +282,18 @@ impl fmt::Display for Source {
 /// What of the environment concerns us.
 struct Sorted {
     ollama_host: Option<String>,
+    ollama_origins: Option<String>,
     listen_fds: Option<String>,
     /// By name: the environment's order says nothing, and complaints should come in the same order every time.
     ours: Vec<(String, String)>,
 }
 
 fn sorted(env: impl IntoIterator<Item = (String, String)>) -> Sorted {
-    let mut sorted = Sorted { ollama_host: None, listen_fds: None, ours: Vec::new() };
+    let mut sorted = Sorted { ollama_host: None, ollama_origins: None, listen_fds: None, ours: Vec::new() };
     for (name, value) in env {
         match name.as_str() {
             OLLAMA_HOST => sorted.ollama_host = Some(value),
+            OLLAMA_ORIGINS => sorted.ollama_origins = Some(value),
             LISTEN_FDS => sorted.listen_fds = Some(value),
             ours if ours.starts_with(ENV_PREFIX) => sorted.ours.push((name, value)),
             _ => {}
@@ -307,6 +345,16 @@ fn stray(field: &str) -> String {
         format!("`{field}` is a key of the gate: write it above the first table")
     } else {
         unknown_field(field)
+    }
+}
+
+/// What a key that the cluster's table cannot have is answered with.
+fn stray_in_cluster(key: &str) -> String {
+    let own = || KEYS.iter().filter_map(|known| known.name.strip_prefix(CLUSTER)?.strip_prefix('_'));
+    match nearest(key, own()) {
+        _ if row(key).is_some() => format!("`{key}` is a key of the gate: write it above the first table"),
+        Some(name) => format!("no such key; did you mean `{name}`?"),
+        None => format!("no such key; it has {}", own().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     }
 }
 

@@ -5,7 +5,9 @@
 
 pub(crate) mod address;
 pub(crate) mod choice;
+pub(crate) mod cluster;
 pub(crate) mod number;
+pub(crate) mod origins;
 pub(crate) mod proxies;
 pub(crate) mod queue;
 pub(crate) mod rates;

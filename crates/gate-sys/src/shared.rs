@@ -1,7 +1,7 @@
 //! Memory that all processes of one gate share: a sealed memfd of 64-bit words.
 //!
 //! It hands out atomic words and nothing else: no structs, no pointers, no locks. A process killed at any instruction
-//! leaves nothing held, and zero is a valid value of every word.
+//! leaves nothing held, and zero is a valid value of every word. No core of any process holds them.
 
 use std::ffi::CStr;
 use std::io;
@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
 use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
@@ -90,6 +90,25 @@ impl SharedWords {
         Ok(())
     }
 
+    /// Gives the memory of the words in `range` back to the kernel, for all processes: they are zero from then on, and cost
+    /// nothing until somebody touches them again. Pages that reach beyond the range are kept, and only its words zeroed.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a range that is empty or goes beyond the end; what `fallocate` answers.
+    pub fn give_back(&self, range: Range<usize>) -> io::Result<()> {
+        if range.is_empty() || range.end > self.words.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let bytes = |words: usize| i64::try_from(words * WORD).map_err(|_| io::ErrorKind::InvalidInput);
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        loop {
+            match fallocate(&self.fd, flags, bytes(range.start)?, bytes(range.len())?) {
+                Err(Errno::EINTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
     /// The words. The mapping is never undone, hence `'static`.
     pub fn words(&self) -> &'static [AtomicU64] {
         self.words
@@ -137,6 +156,9 @@ fn map(fd: &OwnedFd, count: NonZeroUsize) -> io::Result<&'static [AtomicU64]> {
     // SAFETY: a fresh mapping at an address the kernel picks aliases nothing of ours; `fd` is a memfd of `bytes` bytes.
     let start =
         unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+    // A core would hold what is kept of keys, and the kernel would provide every page to write it.
+    // SAFETY: the mapping is ours and `bytes` long; the advice changes nothing about it but what a core holds.
+    unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_DONTDUMP)? };
     // SAFETY: the mapping is page aligned, `bytes` long and never unmapped. The file is sealed against shrinking, so
     // no access can fault for lack of a page. Any bit pattern is an `AtomicU64`. Other processes write the same words,
     // only through atomics of their own; that atomics work across processes is a property of the hardware that Rust's
@@ -214,6 +236,41 @@ mod tests {
         assert!(shared.words().iter().map(|word| word.load(SeqCst)).sum::<u64>() == 7 && blocks() > before);
         shared.read_range(4..4, &mut |_| panic!("there is nothing to read")).unwrap();
         assert!(shared.read_range(0..count + 1, &mut |_| ()).is_err());
+    }
+
+    #[test]
+    fn no_core_holds_the_words() {
+        let shared = SharedWords::create(NonZeroUsize::new(512).unwrap()).unwrap();
+        let adopted = SharedWords::adopt(shared.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for memory in [&shared, &adopted] {
+            let start = format!("{:x}-", memory.words().as_ptr().addr());
+            let own = maps.split_once(&start).unwrap().1;
+            let flags = own.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+            assert!(flags.split_ascii_whitespace().any(|flag| flag == "dd"), "{flags}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_is_zero_and_costs_nothing() {
+        const PAGE: usize = 512;
+        let shared = SharedWords::create(NonZeroUsize::new(8 * PAGE).unwrap()).unwrap();
+        let words = shared.words();
+        let blocks = || fstat(&shared).unwrap().st_blocks;
+        for word in words {
+            word.store(7, SeqCst);
+        }
+        let full = blocks();
+        // Two whole pages and a word of the page behind.
+        shared.give_back(2 * PAGE..4 * PAGE + 1).unwrap();
+        assert_eq!(blocks(), full - full / 4);
+        let zero: Vec<usize> = (0..words.len()).filter(|at| words[*at].load(SeqCst) == 0).collect();
+        assert_eq!(zero, (2 * PAGE..=4 * PAGE).collect::<Vec<_>>());
+        words[2 * PAGE].store(8, SeqCst);
+        assert_eq!(words[2 * PAGE].load(SeqCst), 8, "and can be used again");
+        for wrong in [4..4, 8 * PAGE - 1..8 * PAGE + 1] {
+            assert_eq!(shared.give_back(wrong).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

@@ -201,11 +201,85 @@ pub mod entry {
     pub const WORDS: usize = 8;
 }
 
+/// Words of the keyring: a head, and two halves of which one holds. See [`crate::keyring`].
+///
+/// Offsets behind [`HALVES`](keyring::HALVES) count from the start of a half. What nobody has written costs no memory.
+pub mod keyring {
+    /// How often keys were published; the lowest bit is the half that holds. Written by the process that PUBLISHER names.
+    pub const GENERATION: usize = 0;
+    /// Who publishes: pid << 40 | its start time; 0 is nobody. By compare-and-swap.
+    pub const PUBLISHER: usize = 1;
+    /// First word of the first half: a page behind the head, so that a half can be given back.
+    pub const HALVES: usize = 512;
+
+    /// The most keys.
+    pub const KEYS: usize = 200_000;
+
+    /// How many keys the half holds.
+    pub const KEY_COUNT: usize = 0;
+    /// How many buckets.
+    pub const BUCKET_COUNT: usize = 1;
+    /// How many policies.
+    pub const POLICY_COUNT: usize = 2;
+    /// How many words all records have.
+    pub const RECORDS_USED: usize = 3;
+    /// For each bucket, and for one behind the last: where its first record begins among them.
+    pub const BUCKETS: usize = 8;
+    /// The most buckets: one for each key.
+    pub const BUCKET_COUNT_MAX: usize = KEYS;
+    /// Records, each with its name behind it, bucket by bucket.
+    pub const RECORDS: usize = (BUCKETS + BUCKET_COUNT_MAX + 1).next_multiple_of(record::WORDS);
+    /// The most words of a name: eight bytes each.
+    pub const NAME_WORDS: usize = 8;
+    /// The most words of all records.
+    pub const RECORDS_MAX: usize = KEYS * (record::WORDS + NAME_WORDS);
+    /// For each policy: the first word of its text << 32 | the text's bytes.
+    pub const POLICIES: usize = RECORDS + RECORDS_MAX;
+    /// The most policies: one for each key.
+    pub const POLICY_COUNT_MAX: usize = KEYS;
+    /// Texts of the policies, each in words of its own.
+    pub const TEXTS: usize = POLICIES + POLICY_COUNT_MAX;
+    /// The most words of all texts: 8 MiB, 40 bytes for each of as many policies as there can be keys.
+    pub const TEXT_WORDS: usize = 1 << 20;
+    /// Words of a half: whole pages.
+    pub const HALF_WORDS: usize = (TEXTS + TEXT_WORDS).next_multiple_of(512);
+    /// Words of the keyring.
+    pub const WORDS: usize = HALVES + 2 * HALF_WORDS;
+
+    /// Words of a record: one cache line, and its name behind them.
+    pub mod record {
+        /// Words of its name << 60 | the key's id.
+        pub const ID: usize = 0;
+        /// Salt, in two words.
+        pub const SALT: usize = 1;
+        /// Digest, in four words.
+        pub const DIGEST: usize = 3;
+        /// When it expires, in Unix seconds, << 32 | the policy.
+        pub const TERMS: usize = 7;
+        /// Words of a record without its name.
+        pub const WORDS: usize = 8;
+    }
+}
+
 /// Words of the table in which clients' finish tags are kept: 512 sets of eight.
 pub const CLIENTS: usize = 4096;
 
 /// Words of the table of loads in progress.
 pub const LOADS: usize = 256;
+
+/// Words that say who is in service for a key. See [`crate::holds`]. By compare-and-swap.
+pub mod holds {
+    /// How far the words of each group's keys lie, a byte each, and behind that the words.
+    pub const TABLE: usize = GROUPS / 8;
+    /// Groups of words.
+    pub const GROUPS: usize = 256;
+    /// Words of a group.
+    pub const GROUP: usize = 64;
+    /// The most that a key can have in service.
+    pub const MAX: usize = 1024;
+    /// All of them: 128 KiB and a quarter.
+    pub const WORDS: usize = TABLE + GROUPS * GROUP;
+}
 
 /// Rows of the scoreboard. Row 0 is the master's: the sums of all settled rows.
 pub const ROWS: usize = 256;
@@ -234,8 +308,14 @@ pub const FINISH_TAGS: usize = ENTRIES + queue::ENTRIES * entry::WORDS;
 /// First word of the loads in progress.
 pub const LOADING: usize = FINISH_TAGS + CLIENTS;
 
+/// First word of who is in service for a key.
+pub const HOLDS: usize = LOADING + LOADS;
+
+/// First word of the keyring: of a page, so that its halves can be given back.
+pub const KEYRING: usize = (HOLDS + holds::WORDS).next_multiple_of(512);
+
 /// First word of the limiter.
-pub const LIMITER: usize = LOADING + LOADS;
+pub const LIMITER: usize = KEYRING + keyring::WORDS;
 
 /// Words of one limiter region with `entries` entries.
 pub const fn region_words(entries: usize) -> usize {

@@ -1,4 +1,5 @@
-//! What each word of the shared memory means: the head, the scoreboard, the fleet and the limiter's tables.
+//! What each word of the shared memory means: the head, the scoreboard, the fleet, the keyring, who is in service and the
+//! limiter's tables.
 //!
 //! It does not decide who may pass or which process to start; it knows layouts and the protocols (single writer, or
 //! compare-and-swap) by which processes share them without locks.
@@ -11,6 +12,8 @@ pub use gate_sys::clock;
 
 mod adopted;
 pub mod fleet;
+pub mod holds;
+pub mod keyring;
 pub mod layout;
 pub mod limiter;
 pub mod probe;
@@ -334,7 +337,7 @@ mod tests {
         let region = zone.window_region(minute).unwrap();
         let window = Window::new(minute).unwrap();
         let charge = |hash: u64, now_ns: u64| {
-            let charge = fixed::Charge { tag: fixed::Tag::new(hash), amount: 9, window };
+            let charge = fixed::Charge { tag: fixed::Tag::new(hash), amount: 9, cost: 1, window };
             let set = limiter::set_of(region.sets, hash).unwrap();
             fixed::charge(set, || limiter::cell_of(region.overflow, hash).unwrap(), charge, || now_ns);
         };

@@ -46,7 +46,7 @@ pub fn cell_of<W: Word>(cells: &[W], hash: u64) -> Option<&W> {
 }
 
 /// Spreads a hash over `0..count` evenly without a division.
-fn scale(hash: u64, count: usize) -> Option<usize> {
+pub(crate) fn scale(hash: u64, count: usize) -> Option<usize> {
     (count > 0).then(|| ((u128::from(hash) * count as u128) >> 64) as usize)
 }
 

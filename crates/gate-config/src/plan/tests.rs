@@ -203,6 +203,31 @@ fn changes_of_backends_name_those_that_differ() {
 }
 
 #[test]
+fn a_password_of_the_store_is_changed_and_never_told() {
+    let with = |url: &str| plan(&format!("cluster_url = '{url}'"));
+    let (one, other) = (with("redis://u:hunter2@store"), with("redis://u:hunter3@store"));
+    let told = other.changes(&one);
+    let shown = "redis://***@store".to_owned();
+    assert_eq!(told, [("cluster_url", shown.clone(), shown.clone() + " (with other credentials)")]);
+    assert_eq!(other.changes(&other.clone()), []);
+    assert_eq!(one.changes(&plan("")), [("cluster_url", String::new(), shown)]);
+    assert!(!format!("{one:?}").contains("hunter"));
+}
+
+#[test]
+fn plans_know_whether_they_hold_secrets() {
+    for (text, holds) in [
+        ("", false),
+        ("cluster_url = 'redis://store'", false),
+        ("cluster_url = 'redis://:x@store'", true),
+        ("cluster_password = '/p'", true),
+        ("keys = '/k'", true),
+    ] {
+        assert_eq!(plan(text).holds_secrets(), holds, "{text}");
+    }
+}
+
+#[test]
 fn a_reload_keeps_what_only_a_start_can_change() {
     let all = "control = '/c'\npid = '/x'\nuser = 'u'\ngroup = 'g'\numask = '0027'\nbacklog = 9\nreuse_port = true\nlimit_entries = 1024\ndemo = true\n";
     let (old, new) = (plan(""), plan(&format!("{all}workers = 2")));

@@ -36,6 +36,17 @@ fn a_rendered_plan_names_every_origin_and_parses_back() {
 }
 
 #[test]
+fn passwords_in_urls_are_not_rendered() {
+    let (settings, plan) = gather("[cluster]\nurl = ' redis://u:hunter2@store '", Vec::new());
+    let text = plan.render(&settings);
+    assert!(
+        text.contains("cluster_url = \"redis://***@store\"  # gate.toml:2: \"") && !text.contains("hunter"),
+        "{text}"
+    );
+    read(&text);
+}
+
+#[test]
 fn backends_are_rendered_as_texts() {
     let file = "slots = 4\n[[upstream]]\nurl = 'http://gpu1:11434'\nname = 'gpu1'\nmodels = ['a', 'b:1']\n[[upstream]]\n\
                 url = 'unix:/run/o s'\nslots = 4\nname = 'ollama-2'";
@@ -58,7 +69,7 @@ fn the_example_of_the_reference_is_read() {
         .fold(String::new(), |all, line| all + line + "\n");
     let (tables, line) = example.split_once("http://").and_then(|_| example.trim_end().rsplit_once('\n')).unwrap();
     let plan = read(tables);
-    assert_eq!(plan.upstream.len(), 2, "{tables}");
+    assert_eq!((plan.upstream.len(), plan.cluster_share.to_string().as_str()), (2, "1/3"), "{tables}");
     assert_eq!(read(&format!("upstream = '{line}'")).upstream, plan.upstream);
 }
 

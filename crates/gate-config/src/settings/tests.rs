@@ -363,3 +363,70 @@ fn an_oversized_file_is_refused_unread() {
 fn unknown_keys_are_not_typed() {
     assert_eq!(Settings::default().typed("limmit"), None);
 }
+
+#[test]
+fn the_table_of_the_cluster_holds_the_same_keys() {
+    let flat = from_file("cluster_url = 'redis://a'\ncluster_share = '1/3'\ncluster_timeout = '20ms'").unwrap();
+    let table = from_file("workers = 2\n[cluster]\nurl = 'redis://a'\nshare = '1/3'\ntimeout = '20ms'").unwrap();
+    for key in ["cluster_url", "cluster_share", "cluster_timeout", "cluster_prefix"] {
+        assert_eq!(typed(&flat, key).0, typed(&table, key).0, "{key}");
+    }
+    assert_eq!(typed(&table, "cluster_share").1, "gate.toml:4");
+    assert_eq!(typed(&from_file("cluster.url = 'redis://a'").unwrap(), "cluster_url").0, "redis://a");
+    let env = pairs([("OLLAMA_GATE_CLUSTER_URL", "redis://b")]);
+    let settings = Settings::gather(Some(("gate.toml", "[cluster]\nurl = 'redis://a'")), env, []).unwrap();
+    assert_eq!(typed(&settings, "cluster_url").0, "redis://b");
+}
+
+#[test]
+fn faults_in_the_table_of_the_cluster_name_field_and_line() {
+    for (text, expected) in [
+        (
+            "[cluster]\nulr = 'redis://u:hunter2@a'",
+            &["2: cluster.ulr = \"redis://***@a\": no such key; did you mean `url`?"][..],
+        ),
+        (
+            "[cluster]\nurl = 'a'\nlimit = 1",
+            &["2: cluster_url = \"a\": write a URL", "3: cluster.limit = \"1\": `limit` is a key of the gate"],
+        ),
+        (
+            "cluster_url = 'redis://a'\n[cluster]\nurl = 'redis://b'",
+            &["3: cluster.url = \"redis://b\": gate.toml:1 has it already"],
+        ),
+        ("[cluster]\nwhen = 1", &["2: cluster.when = \"1\": no such key; it has `url`, `password`"]),
+        ("[cluster]\nurl = [['a']]", &["2: cluster.url = \"\": write one value"]),
+        ("[[cluster]]\nurl = 'redis://a'", &["1: cluster = \"\": write `key = value`"]),
+        (
+            "[cluster\nshare = 2\n[[upstream]]\nslots = 0\nurl = 'a'",
+            &["1: \"[cluster\": not TOML", "2: cluster_share = \"2\"", "4: upstream[1].slots"],
+        ),
+        (
+            "[cluster]\nshare = 2\n[cluster]\nshare = 3\n[[upstream]]\nslots = 0\nurl = 'a'",
+            &["2: cluster_share = \"2\"", "3: \"[cluster]\": not TOML", "6: upstream[1].slots"],
+        ),
+        (
+            "[cluster]\nurl = \"redis://:hunter2@a\nshare = 2",
+            &["2: \"url = \\\"redis://***@a\": not TOML", "3: cluster_share = \"2\""],
+        ),
+    ] {
+        let mut lines = wrong(text);
+        lines.sort();
+        assert_eq!(lines.len(), expected.len(), "{text}: {lines:#?}");
+        for (line, start) in lines.iter().zip(expected) {
+            assert!(line.starts_with(&format!("gate.toml:{start}")), "{text}: {start} not in {lines:#?}");
+        }
+        assert!(!lines.concat().contains("hunter2"), "{lines:#?}");
+    }
+}
+
+#[test]
+fn ollama_origins_is_only_the_default_of_origins() {
+    let settings = |file: &str, value: &str| {
+        Settings::gather(Some(("gate.toml", file)), pairs([("OLLAMA_ORIGINS", value)]), []).unwrap()
+    };
+    let typed_at = |file: &str, value: &str| typed(&settings(file, value), "origins");
+    assert_eq!(typed_at("", "https://a,https://b").0, "https://a,https://b");
+    assert_eq!(typed_at("", " '*' "), ("*".to_owned(), "environment variable OLLAMA_ORIGINS".to_owned()));
+    assert_eq!(typed_at("", "").1, "default");
+    assert_eq!(typed_at("origins = []", "*"), (String::new(), "gate.toml:1".to_owned()));
+}
