@@ -1,7 +1,7 @@
 // OpenAI's JavaScript client behind the gate: node_openai.mjs BASE_URL [KEY]
 //
-// `npm install openai`. Two things differ from a program that asks OpenAI: baseURL is the gate's address with /v1 behind
-// it, and apiKey is a key of the gate's. The client insists on some key; a gate without keys takes any.
+// `npm install openai`. Two things differ from a program that asks OpenAI: baseURL is the gate's address with /v1
+// behind it, and apiKey is a key of the gate's. The client insists on some key; a gate without keys takes any.
 //
 //     cargo run --release -- --demo &
 //     node examples/node_openai.mjs http://127.0.0.1:8000

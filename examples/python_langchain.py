@@ -1,7 +1,7 @@
 """LangChain behind the gate: python_langchain.py BASE_URL [KEY]
 
-`pip install langchain-ollama`. ChatOllama needs the gate's address as base_url and, where the gate has keys, one of them
-as a header for its client. A URL does as well: http://anybody:KEY@gate:8000.
+`pip install langchain-ollama`. ChatOllama needs the gate's address as base_url and, where the gate has keys, one of
+them as a header for its client. A URL does as well: http://anybody:KEY@gate:8000.
 
     cargo run --release -- --demo &
     python examples/python_langchain.py http://127.0.0.1:8000

@@ -1,8 +1,8 @@
 """Ollama's own Python client behind the gate: python_ollama.py BASE_URL [KEY]
 
 `pip install ollama`. The client needs the gate's address as its host and, where the gate has keys, one of them as a
-header; OLLAMA_HOST and OLLAMA_API_KEY in the environment do the same. Each part shows a call and checks what comes back;
-the script ends with code 1 if anything is not as expected. It fits a gate with the default limits:
+header; OLLAMA_HOST and OLLAMA_API_KEY in the environment do the same. Each part shows a call and checks what comes
+back; the script ends with code 1 if anything is not as expected. It fits a gate with the default limits:
 
     cargo run --release -- --demo &
     python examples/python_ollama.py http://127.0.0.1:8000

@@ -9,6 +9,9 @@ import { setTimeout as pause } from 'node:timers/promises'
 // How long something that follows from a client's deed may take to be seen: it takes milliseconds, machines may stall.
 const SEEN_MS_MAX = 10_000
 
+// How much of an answer is shown that should have been a refusal.
+const ANSWER_SHOWN_MAX = 200
+
 // Two clocks are compared: ours and the client's own timer, which may be rounded.
 const CLOCK_MS = 20
 
@@ -43,7 +46,7 @@ export async function raised(call, kind) {
     expect(error.constructor.name === kind, `${kind}, not ${error.constructor.name}: ${error.message}`)
     return error
   }
-  throw new Error(`expected: ${kind}, not an answer: ${JSON.stringify(result)}`)
+  throw new Error(`expected: ${kind}, not an answer: ${JSON.stringify(result)?.slice(0, ANSWER_SHOWN_MAX)}`)
 }
 
 export async function all(stream) {

@@ -17,6 +17,9 @@ SEEN_SECONDS_MAX = 10
 # How long a client waits for one answer. Nothing here takes a second but what waits for a limit on purpose.
 ANSWER_SECONDS_MAX = 30
 
+# How much of an answer is shown that should have been a refusal.
+ANSWER_SHOWN_MAX = 200
+
 # Two clocks are compared: ours and the client's own timer, which may be rounded.
 CLOCK_SECONDS = 0.02
 
@@ -68,7 +71,7 @@ def raised(call, kind):
     except kind as error:
         expect(type(error) is kind, f"{kind.__name__}, not {type(error).__name__}: {error}")
         return error
-    raise AssertionError(f"expected: {kind.__name__}, not an answer: {result!r}")
+    raise AssertionError(f"expected: {kind.__name__}, not an answer: {repr(result)[:ANSWER_SHOWN_MAX]}")
 
 
 def seen(what, condition):
@@ -127,9 +130,10 @@ class Journal:
             self.on_refusal()
 
     def shows_patience(self, status):
-        """Insists that some request was refused so, and that each further try came when Retry-After said, not before."""
+        """Insists that some request was refused so, and that each next try came when Retry-After said, not before."""
         statuses = [entry.status for entry in self.entries]
-        expect(status in statuses and statuses[-1] == 200, f"a refusal with {status} and success at last, not {statuses}")
+        is_right = status in statuses and statuses[-1] == 200
+        expect(is_right, f"a refusal with {status} and success at last, not {statuses}")
         for refused, again in zip(self.entries, self.entries[1:]):
             if refused.status != 200:
                 expect(refused.status == status, f"no other refusal than {status}: {statuses}")

@@ -74,7 +74,7 @@ def tools():
     answer = ask(client(), messages=messages, tools=TOOLS)
     calls = [block for block in answer.content if block.type == "tool_use"]
     expect([call.name for call in calls] == ["weather"], f"a call of the tool, not {answer}")
-    expect(isinstance(calls[0].input, dict) and answer.stop_reason == "tool_use", f"its input, and why it ends: {answer}")
+    expect(isinstance(calls[0].input, dict) and answer.stop_reason == "tool_use", f"its input, the reason: {answer}")
     result = {"type": "tool_result", "tool_use_id": calls[0].id, "content": "sunny"}
     messages += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
     answer = ask(client(), messages=messages, tools=TOOLS)

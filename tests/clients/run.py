@@ -2,9 +2,9 @@
 
     run.py --gate PATH --backend PATH --python PATH --node-folder FOLDER [SCRIPT…]
 
-Starts the gates, runs each client's script on its own, says what failed, with the gates' logs, and ends everything that
-it started. PATHs are the programs `ollama-gate` and `ollama-sim` and a Python that has the clients; FOLDER has those for
-Node.js in its node_modules. Needs nothing beyond Python's own library itself.
+Starts the gates, runs each client's script on its own, says what failed, with the gates' logs, and ends everything
+that it started. PATHs are the programs `ollama-gate` and `ollama-sim` and a Python that has the clients; FOLDER has
+those for Node.js in its node_modules. Needs nothing beyond Python's own library itself.
 """
 
 import argparse
@@ -48,7 +48,10 @@ def main():
     # So that an order to stop takes the way on which everything is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="ollama-gate-clients-") as folder:
-        site = Site(words.gate, words.backend, folder)
+        try:
+            site = Site(words.gate, words.backend, folder)
+        except RuntimeError as error:
+            sys.exit(f"FAILED to start: {error}")
         try:
             passed, faults = run_all(words, site)
         finally:
