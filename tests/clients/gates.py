@@ -22,7 +22,6 @@ LEAVE_SECONDS_MAX = 45
 MODEL = "llama3.2:1b"
 OTHER = "smollm:135m"
 EMBEDDER = "nomic-embed-text:latest"
-CAPABILITIES = {MODEL: "completion+tools", OTHER: "completion", EMBEDDER: "embedding"}
 
 # Fast, but with a packet for each token, so that a stream can be left in its middle.
 TOKENS_A_SECOND = 200
@@ -115,7 +114,7 @@ class Site:
             raise
 
     def _start(self, gate, backend):
-        models = ",".join(f"{name}={able}" for name, able in CAPABILITIES.items())
+        models = ",".join([MODEL, OTHER, EMBEDDER])
         command = [backend, "--models", models, "--token-rate", str(TOKENS_A_SECOND)]
         sim = Program("backend", command, self.folder)
         self.programs.append(sim)
