@@ -22,7 +22,6 @@ const CLOSED: &[(&str, &str)] = &[
     ("POST", "/api/create"),
     ("POST", "/api/copy"),
     ("DELETE", "/api/delete"),
-    ("POST", "/api/delete"),
     ("POST", "/api/blobs/sha256:0"),
     ("HEAD", "/api/blobs/sha256:0"),
     ("POST", "/api/me"),
@@ -67,12 +66,16 @@ fn what_is_not_open_is_refused_and_reaches_nobody() {
         assert_eq!(answer.status, 403, "{method} {path}: {}", answer.text());
         assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"), "{path}");
         if *method != "HEAD" {
-            assert_eq!(error_of(&answer), "this route is not open on this gate", "{path}");
+            // In the words of the path's own dialect: a text, or an object that holds it.
+            let error = answer.json()["error"].clone();
+            let text = error.get("message").unwrap_or(&error);
+            assert_eq!(text, "this route is not open on this gate", "{path}");
         }
     }
     for (method, path, allow) in [
         ("GET", "/api/generate", "POST"),
         ("PUT", "/api/chat", "POST"),
+        ("POST", "/api/delete", "DELETE"),
         ("POST", "/api/tags", "HEAD, GET"),
         ("HEAD", "/api/ps", "GET"),
         ("OPTIONS", "/api/generate", "POST"),

@@ -1,77 +1,42 @@
-//! What of `POST /api/generate` and `POST /api/chat` can be judged without a model.
+//! What of Ollama's own requests can be judged without a model.
 //!
 //! The body goes to the backend byte for byte, so it is read here the way Ollama reads it: Go's JSON, keys matched
 //! without regard to case, types checked in Go's words. It builds no tree and changes nothing. Where two readers could
-//! differ (a field given twice, bytes after the value, bytes that are not UTF-8) the body is refused.
+//! differ (a field given twice, bytes after the value, bytes that are not UTF-8) the body is refused. The other dialects
+//! are read with the same parts.
 //!
-//! Invariant: an accepted body means the same model, stream mode and work to Ollama as [`NativeCall`] says.
+//! Invariant: an accepted body means the same model, stream mode and work to Ollama as its [`Call`] says.
 
+use crate::call::{Call, Stream, Work, bad};
+use crate::clamp::{Bound, Edits, Span};
 use crate::rejection::{Denial, Rejection};
 
 mod duration;
-mod fields;
+pub(crate) mod embed;
+pub(crate) mod fields;
+pub(crate) mod heard;
 mod name;
 mod opening;
-mod options;
+pub(crate) mod options;
 mod scan;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
-mod text;
-mod walk;
+pub(crate) mod text;
+pub(crate) mod walk;
 
 pub use duration::KeepAlive;
-use fields::{Field, Found, Shape};
-use name::NameFault;
-pub use name::listed_as;
+use fields::{AfterFault, Field, Found, Inside, Messages, Request, Shape};
+use heard::Heard;
+pub(crate) use name::{NameFault, host};
+pub use name::{Source, listed_as};
 use options::Loading;
-
-/// Whether the answer comes in pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// One JSON line a token; what Ollama does unless told otherwise.
-    Yes,
-    /// One JSON object at the end.
-    No,
-}
-
-/// What a call makes Ollama do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// Run the model.
-    Infer,
-    /// Only load it: no prompt, no messages. The answer is one object whatever [`Stream`] says.
-    Load,
-    /// Unload it for everyone: as [`Work::Load`] with `keep_alive` 0. The answer is one object whatever [`Stream`] says.
-    Unload,
-}
-
-/// A body that Ollama will take, if it has the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NativeCall {
-    /// The model's name as Ollama reads it: trimmed, `:local` removed, otherwise as the client spelled it.
-    /// [`listed_as`] gives the form to compare.
-    pub model: String,
-    /// Whether the answer comes in pieces.
-    pub stream: Stream,
-    /// What it makes Ollama do.
-    pub work: Work,
-    /// How long the model is to stay loaded; none leaves it to Ollama.
-    pub keep_alive: Option<KeepAlive>,
-    /// What is given of that for which Ollama loads a model anew: `name=value` with semicolons between, in the order of
-    /// names; empty if nothing is. Equal texts share a loaded model, whatever the spelling of the body.
-    ///
-    /// A number is cut to an integer, a `num_gpu` below zero counts as not given, and so does null.
-    pub load_options: String,
-    /// The conversation's number, never 0: the same for each of its turns, so that they can go where their beginning
-    /// is still in the model's cache. It comes from the model, and for a chat from the messages up to the first of the
-    /// user, otherwise from the system text and the first 512 bytes of the prompt. It is no secret and no signature.
-    pub conversation: u64,
-}
 
 const TOP_LOGPROBS: std::ops::RangeInclusive<i64> = 0..=20;
 
 /// The fields of Ollama's `GenerateRequest` that all its versions have.
-const GENERATE: [Field; 18] = [
+const GENERATE: Request = Request { go: "api.GenerateRequest", name: "GenerateRequest", fields: &GENERATE_FIELDS };
+const GENERATE_FIELDS: [Field; 18] = [
     Field("model", Shape::Text),
     Field("prompt", Shape::Text),
     Field("suffix", Shape::Text),
@@ -93,9 +58,10 @@ const GENERATE: [Field; 18] = [
 ];
 
 /// The fields of Ollama's `ChatRequest`.
-const CHAT: [Field; 13] = [
+const CHAT: Request = Request { go: "api.ChatRequest", name: "ChatRequest", fields: &CHAT_FIELDS };
+const CHAT_FIELDS: [Field; 13] = [
     Field("model", Shape::Text),
-    Field("messages", Shape::Messages),
+    Field("messages", Shape::Messages(&MESSAGES)),
     Field("stream", Shape::Flag),
     Field("format", Shape::Any),
     Field("keep_alive", Shape::KeepAlive),
@@ -109,84 +75,181 @@ const CHAT: [Field; 13] = [
     Field("top_logprobs", Shape::Int),
 ];
 
+const MESSAGES: Messages = Messages {
+    list: "[]api.Message",
+    message: Inside { path: "ChatRequest.messages", go: "api.Alias", fields: &MESSAGE },
+    faults: AfterFault::Stop,
+    hear: |message, heard| {
+        heard.message(message.raw("role"), message.raw("content"));
+        heard.written(message.raw("tool_calls"));
+        heard.images(message.raw("images"));
+    },
+};
+
+/// Fields of a message.
+const MESSAGE: [Field; 7] = [
+    Field("role", Shape::Text),
+    Field("content", Shape::Text),
+    Field("thinking", Shape::Text),
+    Field("images", Shape::Images),
+    Field("tool_calls", Shape::Objects { list: "[]api.ToolCall", item: "api.ToolCall" }),
+    Field("tool_name", Shape::Text),
+    Field("tool_call_id", Shape::Text),
+];
+
+/// What Ollama says of a body that holds nothing; of its other dialects, [`END_OF_FILE`].
+const NO_BODY: &str = "missing request body";
+pub(crate) const END_OF_FILE: &str = "EOF";
+
 /// Judges a body of `POST /api/generate`.
-///
-/// # Errors
-/// [`Rejection::BadRequest`], [`Rejection::ModelNotFound`] or [`Rejection::Denied`].
-pub fn generate(body: &[u8]) -> Result<NativeCall, Rejection> {
-    let mut found = Found::none(&GENERATE);
-    read("GenerateRequest", body, &mut found)?;
-    let model = model(&found, |sent| Rejection::ModelNotFound { model: text::shortened(sent).into_owned() })?;
+pub(crate) fn generate(body: &[u8]) -> Result<Call, Rejection> {
+    let (mut found, mut heard) = (Found::none(&GENERATE_FIELDS), Heard::default());
+    read(&GENERATE, body, (&mut found, &mut heard), NO_BODY)?;
+    check_top_logprobs(&found)?;
+    let model = model(&found.text("model"), not_found)?;
     let loading = judge(&found)?;
     if found.flag("raw") == Some(true) && ["template", "system", "context"].iter().any(|name| found.is_given(name)) {
         return Err(bad("raw mode does not support template, system, or context"));
     }
-    found.opening.hear_prompt(found.raw("system"), found.raw("prompt"));
-    call(&mut found, model, &loading)
+    heard.prompt(found.raw("system"), found.raw("prompt"));
+    for also in ["suffix", "template"] {
+        heard.text(found.raw(also));
+    }
+    // A token of an earlier answer takes about as many bytes there as a token's text.
+    heard.written(found.raw("context"));
+    heard.images(found.raw("images"));
+    call(body, (&found, &loading), model, heard)
 }
 
 /// Judges a body of `POST /api/chat`.
-///
-/// # Errors
-/// [`Rejection::BadRequest`] or [`Rejection::Denied`].
-pub fn chat(body: &[u8]) -> Result<NativeCall, Rejection> {
-    let mut found = Found::none(&CHAT);
-    read("ChatRequest", body, &mut found)?;
-    let model = model(&found, |_| bad("model is required"))?;
+pub(crate) fn chat(body: &[u8]) -> Result<Call, Rejection> {
+    let (mut found, mut heard) = (Found::none(&CHAT_FIELDS), Heard::default());
+    read(&CHAT, body, (&mut found, &mut heard), NO_BODY)?;
+    check_top_logprobs(&found)?;
+    let model = model(&found.text("model"), required)?;
     let loading = judge(&found)?;
-    call(&mut found, model, &loading)
+    heard.written(found.raw("tools"));
+    call(body, (&found, &loading), model, heard)
 }
 
-fn read<'a>(go: &'static str, body: &'a [u8], found: &mut Found<'a>) -> Result<(), Rejection> {
+/// Reads `body`, of which there is none if it is blank: `none` says so.
+pub(crate) fn read<'a>(
+    request: &'static Request,
+    body: &'a [u8],
+    (found, heard): (&mut Found<'a>, &mut Heard),
+    none: &str,
+) -> Result<(), Rejection> {
     let text = std::str::from_utf8(body)
         .map_err(|error| bad(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-    let value = scan::only_value(text).map_err(|fault| bad(fault.to_string()))?;
-    fields::body(go, value, found).map_err(bad)?;
+    let value = scan::only_value(text).map_err(|fault| match fault {
+        scan::SyntaxFault::Empty => bad(none),
+        fault => bad(fault.to_string()),
+    })?;
+    fields::body(request, value, found, heard).map_err(bad)?;
+    if found.raw(DEBUG_RENDER) == Some("true") {
+        return Err(Rejection::Denied { what: Denial::DebugRender });
+    }
+    Ok(())
+}
+
+/// Asks for the rendered prompt.
+pub(crate) const DEBUG_RENDER: &str = "_debug_render_only";
+
+fn check_top_logprobs(found: &Found<'_>) -> Result<(), Rejection> {
     match found.int("top_logprobs") {
         Some(count) if !TOP_LOGPROBS.contains(&count) => Err(bad("top_logprobs must be between 0 and 20")),
         _ => Ok(()),
     }
 }
 
-fn model(found: &Found<'_>, missing: impl Fn(&str) -> Rejection) -> Result<String, Rejection> {
-    let sent = found.text("model");
-    match name::read(&sent) {
-        Ok(name) => Ok(name.to_owned()),
-        Err(NameFault::Missing) => Err(missing(&sent)),
-        Err(NameFault::Cloud) => Err(Rejection::Denied { what: Denial::CloudModel }),
-        Err(NameFault::Invalid) => Err(bad("invalid model name")),
-        Err(NameFault::BothSources) => {
-            Err(bad(format!("use either :local or :cloud, not both: {}", text::quoted(sent.trim()))))
-        }
+/// The model of a call that runs it; `missing` refuses a name that is empty or blank.
+pub(crate) fn model(sent: &str, missing: impl Fn(&str) -> Rejection) -> Result<(String, Source), Rejection> {
+    match name::read(sent) {
+        Ok((name, source)) => Ok((name.into_owned(), source)),
+        Err(NameFault::Missing) => Err(missing(sent)),
+        Err(fault) => Err(misnamed(sent, fault)),
     }
+}
+
+/// Why `sent` is no name.
+fn misnamed(sent: &str, fault: NameFault) -> Rejection {
+    match fault {
+        NameFault::Missing => required(sent),
+        NameFault::Invalid => bad("invalid model name"),
+        NameFault::BothSources => bad(format!("use either :local or :cloud, not both: {}", text::quoted(sent.trim()))),
+    }
+}
+
+pub(crate) fn required(_: &str) -> Rejection {
+    bad("model is required")
+}
+
+pub(crate) fn not_found(sent: &str) -> Rejection {
+    Rejection::ModelNotFound { model: text::shortened(sent).into_owned() }
 }
 
 /// What both routes have in common and Ollama looks at only once it has the model.
 fn judge<'a>(found: &Found<'a>) -> Result<Loading<'a>, Rejection> {
-    if found.flag("_debug_render_only") == Some(true) {
-        return Err(Rejection::Denied { what: Denial::DebugRender });
-    }
     let format = found.raw("format").unwrap_or("null");
     if !matches!(format, "null" | r#""""# | r#""json""#) && !format.starts_with('{') {
         let format = text::quoted(format);
         return Err(bad(format!("invalid format: {format}; expected \"json\" or a valid JSON Schema object")));
     }
+    loading(found)
+}
+
+/// The options.
+fn loading<'a>(found: &Found<'a>) -> Result<Loading<'a>, Rejection> {
     options::judge(found.raw("options").unwrap_or("null")).map_err(bad)
 }
 
-fn call(found: &mut Found<'_>, model: String, loading: &Loading<'_>) -> Result<NativeCall, Rejection> {
-    let keep_alive = found.raw("keep_alive").map(duration::keep_alive).transpose().map_err(bad)?.flatten();
+fn call(
+    body: &[u8],
+    (found, loading): (&Found<'_>, &Loading<'_>),
+    model: (String, Source),
+    mut heard: Heard,
+) -> Result<Call, Rejection> {
+    let keep_alive = keep_alive(found)?;
     let work = match keep_alive {
         _ if found.is_given("prompt") || found.is_given("messages") => Work::Infer,
         Some(KeepAlive::For(span)) if span.is_zero() => Work::Unload,
         _ => Work::Load,
     };
-    let stream = if found.flag("stream") == Some(false) { Stream::No } else { Stream::Yes };
-    let load_options = loading.canonical(found.flag("shift"));
-    let conversation = found.opening.conversation(&model);
-    Ok(NativeCall { model, stream, work, keep_alive, load_options, conversation })
+    let tokens_said = loading.num_predict.and_then(bound);
+    Ok(Call {
+        stream: if found.flag("stream") == Some(false) { Stream::No } else { Stream::Yes },
+        keep_alive,
+        load_options: loading.canonical(found.flag("shift")),
+        tokens_asked: tokens_said,
+        num_ctx: num_ctx(loading),
+        edits: Edits {
+            bound: Bound::Option,
+            tokens: Span::of(body, loading.num_predict),
+            tokens_said,
+            ..edits(body, found, loading)
+        },
+        ..Call::of(model, work, &mut heard)
+    })
 }
 
-fn bad(text: impl Into<String>) -> Rejection {
-    Rejection::BadRequest { text: text.into() }
+fn keep_alive(found: &Found<'_>) -> Result<Option<KeepAlive>, Rejection> {
+    Ok(found.raw("keep_alive").map(duration::keep_alive).transpose().map_err(bad)?.flatten())
+}
+
+fn edits(body: &[u8], found: &Found<'_>, loading: &Loading<'_>) -> Edits {
+    Edits {
+        options: Span::of(body, found.given("options")),
+        num_ctx: Span::of(body, loading.num_ctx()),
+        keep_alive: Span::of(body, found.raw("keep_alive")),
+        ..Edits::default()
+    }
+}
+
+fn num_ctx(loading: &Loading<'_>) -> Option<u64> {
+    loading.num_ctx().map(|value| options::integer(value).parse().unwrap_or(0))
+}
+
+/// The number of tokens that `value` bounds an answer to. Ollama takes zero as it takes a negative number: no bound.
+pub(crate) fn bound(value: &str) -> Option<u64> {
+    options::integer(value).parse().ok().filter(|&count| count > 0)
 }

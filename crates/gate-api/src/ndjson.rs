@@ -1,75 +1,41 @@
 //! Streams of JSON lines on their way through: whole lines only, unchanged.
 //!
 //! [`Lines`] takes a backend's chunks and gives back the whole lines in them, without a copy where a chunk ends with its
-//! line. It does not read the lines, apart from a look at the last one when the stream ends: there stand [`Stats`].
+//! line. It does not read the lines, apart from a look at the last one when the stream ends: there stand the [`Stats`].
 //!
 //! Invariant: what was given back, joined, is what came in up to a line's end, however it was cut into chunks.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use memchr::memrchr;
+use memchr::{memchr_iter, memrchr};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::frames::{End, FRAME_MAX, Stats, TooLong, without_odd_line_ends};
 
 #[cfg(test)]
 mod tests;
 
-/// The longest line, its newline not counted: what a stream may make the gate hold. A line is a token and some
-/// metadata, the last one also the tokens of the context: at 7 bytes each this is room for 149,000 of them.
-pub const LINE_MAX: usize = 1 << 20;
-
 /// Chunks in, whole lines out.
 #[derive(Debug, Default)]
 pub struct Lines {
-    /// The beginning of a line whose end has not come, at most [`LINE_MAX`] bytes.
+    /// The beginning of a line whose end has not come, at most [`FRAME_MAX`] bytes.
     unfinished: BytesMut,
     /// The last whole line that is not blank.
     last: Bytes,
+    ending: Ending,
+    count: u64,
 }
 
-/// A line is over [`LINE_MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LineTooLong;
-
-impl fmt::Display for LineTooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a line of the stream is over {LINE_MAX} bytes")
-    }
-}
-
-impl std::error::Error for LineTooLong {}
-
-/// How a stream ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The last line says `"done":true`.
-    Complete {
-        /// What else it says.
-        stats: Stats,
-    },
-    /// The last line is an error, so the client was told.
-    ErrorTold,
-    /// The stream just stopped.
-    Cut {
-        /// Bytes of an unfinished line, which were dropped.
-        fragment: usize,
-    },
-}
-
-/// What a backend says of its work when it is done. It leaves out what is zero or unknown, so what is missing here is not
-/// known to be zero.
+/// What the last line of a good stream says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// How long loading the model took; next to nothing where it was loaded.
-    pub load: Option<Duration>,
-    /// Tokens of the prompt that were evaluated.
-    pub prompt_tokens: Option<u64>,
-    /// Tokens that were generated.
-    pub tokens: Option<u64>,
-    /// How long generating them took.
-    pub eval: Option<Duration>,
+enum Ending {
+    /// `"done":true`.
+    #[default]
+    Done,
+    /// `"status":"success"`.
+    Success,
 }
 
 impl Stats {
@@ -77,18 +43,23 @@ impl Stats {
     /// A number that is no whole one, or does not fit, counts as missing.
     pub fn read(last_line: &[u8]) -> Option<Self> {
         match Tail::read(last_line) {
-            Tail { error: None, done: Some(done), stats } if done.get() == "true" => Some(stats),
+            Tail { error: None, done: Some(done), stats, .. } if done.get() == "true" => Some(stats),
             _ => None,
         }
     }
 }
 
 impl Lines {
+    /// The lines of a download, an upload or a creation, which end with `"status":"success"`.
+    pub fn of_progress() -> Self {
+        Self { ending: Ending::Success, ..Self::default() }
+    }
+
     /// The whole lines that `chunk` completes, newlines included; empty if it completes none.
     ///
     /// # Errors
-    /// [`LineTooLong`]; the lines of this chunk are lost, so the stream must end there.
-    pub fn push(&mut self, mut chunk: Bytes) -> Result<Bytes, LineTooLong> {
+    /// [`TooLong`]; the lines of this chunk are lost, so the stream must end there.
+    pub fn push(&mut self, mut chunk: Bytes) -> Result<Bytes, TooLong> {
         let Some(end) = memrchr(b'\n', &chunk) else {
             self.hold(&chunk)?;
             return Ok(Bytes::new());
@@ -105,29 +76,40 @@ impl Lines {
         Ok(whole)
     }
 
+    /// Lines so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// How the stream ended, now that nothing more comes.
-    pub fn finish(self) -> End {
-        match Tail::read(&self.last) {
-            Tail { error: Some(_), .. } => End::ErrorTold,
-            Tail { done: Some(done), stats, .. } if done.get() == "true" => End::Complete { stats },
+    pub fn finish(&self) -> End {
+        let tail = Tail::read(&self.last);
+        let (said, wanted) = match self.ending {
+            Ending::Done => (tail.done, "true"),
+            Ending::Success => (tail.status, "\"success\""),
+        };
+        match (tail.error, said) {
+            (Some(_), _) => End::ErrorTold,
+            (None, Some(said)) if said.get() == wanted => End::Complete { stats: tail.stats },
             _ => End::Cut { fragment: self.unfinished.len() },
         }
     }
 
-    fn hold(&mut self, rest: &[u8]) -> Result<(), LineTooLong> {
-        if self.unfinished.len() + rest.len() > LINE_MAX {
-            return Err(LineTooLong);
+    fn hold(&mut self, rest: &[u8]) -> Result<(), TooLong> {
+        if self.unfinished.len() + rest.len() > FRAME_MAX {
+            return Err(TooLong);
         }
         self.unfinished.extend_from_slice(rest);
         Ok(())
     }
 
     /// Remembers the last of some whole lines, and holds each to the cap.
-    fn look_at(&mut self, whole: &Bytes) -> Result<(), LineTooLong> {
-        let is_too_long = |line: &[u8]| line.len() > LINE_MAX;
+    fn look_at(&mut self, whole: &Bytes) -> Result<(), TooLong> {
+        let is_too_long = |line: &[u8]| line.len() > FRAME_MAX;
         if is_too_long(whole) && whole.split(|&byte| byte == b'\n').any(is_too_long) {
-            return Err(LineTooLong);
+            return Err(TooLong);
         }
+        self.count += memchr_iter(b'\n', whole).count() as u64;
         // From the end, since it is nearly always the only one.
         let mut lines = &whole[..];
         while let Some((_newline, rest)) = lines.split_last() {
@@ -148,6 +130,7 @@ impl Lines {
 struct Tail<'a> {
     done: Option<&'a RawValue>,
     error: Option<&'a RawValue>,
+    status: Option<&'a RawValue>,
     stats: Stats,
 }
 
@@ -158,6 +141,8 @@ struct Keys<'a> {
     done: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
     #[serde(borrow)]
     load_duration: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -175,6 +160,8 @@ struct EndKeys<'a> {
     done: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
 }
 
 impl<'a> Tail<'a> {
@@ -192,11 +179,11 @@ impl<'a> Tail<'a> {
                 tokens: whole(keys.eval_count),
                 eval: whole(keys.eval_duration).map(Duration::from_nanos),
             };
-            return Self { done: keys.done, error: keys.error, stats };
+            return Self { done: keys.done, error: keys.error, status: keys.status, stats };
         }
         // A count given twice says nothing, yet the stream ended as well as it did.
         match serde_json::from_slice::<EndKeys<'a>>(line) {
-            Ok(EndKeys { done, error }) => Self { done, error, stats: Stats::default() },
+            Ok(EndKeys { done, error, status }) => Self { done, error, status, stats: Stats::default() },
             Err(_) => Self::default(),
         }
     }
@@ -204,12 +191,5 @@ impl<'a> Tail<'a> {
 
 /// The line that tells a client of a failure in the middle of its stream: `{"error":"text"}`.
 pub fn error_line(text: &str) -> Bytes {
-    let mut line = format!("{{\"error\":{}}}\n", serde_json::Value::from(text));
-    // JSON allows these as they are, yet some clients take them for the ends of lines.
-    for (raw, escaped) in [("\u{85}", "\\u0085"), ("\u{2028}", "\\u2028"), ("\u{2029}", "\\u2029")] {
-        if line.contains(raw) {
-            line = line.replace(raw, escaped);
-        }
-    }
-    Bytes::from(line)
+    Bytes::from(without_odd_line_ends(format!("{{\"error\":{}}}\n", serde_json::Value::from(text))))
 }

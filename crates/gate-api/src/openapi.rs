@@ -93,6 +93,7 @@ fn write_list(words: impl Iterator<Item = &'static str>, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Dialect;
     use crate::article::ArticleRequest;
     use serde_json::{Value, json};
 
@@ -223,10 +224,38 @@ mod tests {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), count), (9, 9));
+        assert_eq!((names.len(), count), (26, 26));
         assert_eq!(
             document["paths"]["/ollama_generate/"]["post"]["operationId"],
             "generate_from_body_ollama_generate__post"
         );
+    }
+
+    #[test]
+    fn what_is_described_is_what_is_routed() {
+        let document = parsed();
+        let mut found = Vec::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            let digest = format!("sha256:{}", "0".repeat(64));
+            let target = path.replace("{prompt}", "x").replace("{model}", "x").replace("{digest}", &digest);
+            for (method, operation) in operations.as_object().unwrap() {
+                let route = crate::route(&method.to_uppercase(), &target).unwrap_or_else(|_| panic!("{method} {path}"));
+                let refused = match route.dialect() {
+                    Dialect::Ollama => "Ollama",
+                    Dialect::OpenAi => "OpenAi",
+                    Dialect::Anthropic => "Anthropic",
+                    Dialect::Article | Dialect::Gate => "",
+                };
+                if let Some(reference) = operation["responses"]["4XX"]["$ref"].as_str() {
+                    assert_eq!(reference, format!("#/components/responses/{refused}Refused"), "{method} {path}");
+                }
+                found.push(route.name());
+            }
+        }
+        found.sort_unstable();
+        let mut all = vec!["article_body", "article_item", "blobs", "blobs", "chat", "chat_completions", "completions"];
+        all.extend(["copy", "create", "delete", "embed", "embeddings", "generate", "healthz", "messages", "model"]);
+        all.extend(["models", "ps", "pull", "push", "readyz", "responses", "show", "tags", "v1_embeddings", "version"]);
+        assert_eq!(found, all);
     }
 }

@@ -22,6 +22,10 @@ pub enum Dialect {
     Article,
     /// Ollama's own: `{"error":"text"}`.
     Ollama,
+    /// `OpenAI`'s: `{"error":{"message":"text", …}}`.
+    OpenAi,
+    /// Anthropic's: `{"type":"error","error":{"type":…,"message":"text"}}`.
+    Anthropic,
     /// Plain text: the gate's own pages, and requests whose head could not be read.
     Gate,
 }
@@ -87,12 +91,33 @@ pub enum Breakage {
 /// What the gate keeps closed although Ollama has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// A route of Ollama's: model management, accounts, experiments, or one not served here.
+    /// A route of Ollama's: accounts, experiments, or one not served here.
     Route,
+    /// A route that the client's API key does not name.
+    KeyRoute,
     /// A model that Ollama would run on somebody else's machines, with the server's own identity.
     CloudModel,
     /// A request for the rendered prompt, which shows system prompts and templates.
     DebugRender,
+    /// A model of another host than the registry, or one that runs there.
+    RemoteHost,
+    /// A tool for which Ollama itself goes to ollama.com, with the server's own identity.
+    WebSearch,
+    /// A page of another origin.
+    Origin,
+}
+
+/// What is wrong with a request's API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFault {
+    /// There is none.
+    Missing,
+    /// There is none like it.
+    Unknown,
+    /// Its time is over.
+    Expired,
+    /// The request has two that differ.
+    Ambiguous,
 }
 
 /// A refusal: why a request did not get what it asked for.
@@ -157,6 +182,16 @@ pub enum Rejection {
         /// What is kept closed.
         what: Denial,
     },
+    /// The request has no API key that is good. Fault: client.
+    Unauthorized {
+        /// What is wrong with it.
+        why: KeyFault,
+    },
+    /// The request is for one backend, and does not say for which. Fault: client.
+    NameBackend {
+        /// The backends' names, as the client may give them.
+        names: String,
+    },
     /// A body that Ollama would refuse (or read otherwise than the gate does). Fault: client.
     BadRequest {
         /// The reason, in Ollama's words where it has any.
@@ -190,6 +225,11 @@ pub enum Rejection {
         limit: u64,
         /// When there will be room, as far as one can tell; told as 1 to 120 seconds.
         retry: Duration,
+    },
+    /// As many requests of this API key are in service or wait as may. Fault: client.
+    TooManyAtOnce {
+        /// Requests at once.
+        limit: u64,
     },
     /// The request's turn did not come in time. Fault: gate.
     QueueTimeout {

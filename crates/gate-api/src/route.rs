@@ -5,7 +5,9 @@
 //!
 //! Invariant: no path that Ollama could read as one of its closed routes is ever a [`Route`].
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::docs::Page;
 use crate::rejection::{Denial, Dialect, Rejection};
@@ -33,6 +35,46 @@ pub enum Route {
     Ps,
     /// `GET /api/version`.
     Version,
+    /// `POST /api/embed`.
+    Embed,
+    /// `POST /api/embeddings`, which [`Route::Embed`] followed.
+    Embeddings,
+    /// `POST /api/show`.
+    Show,
+    /// `POST /v1/chat/completions`.
+    ChatCompletions,
+    /// `POST /v1/completions`.
+    Completions,
+    /// `POST /v1/embeddings`.
+    V1Embeddings,
+    /// `GET /v1/models`.
+    Models,
+    /// `GET /v1/models/{model}`.
+    Model {
+        /// The decoded last segment: not empty, no slash in it, and neither `.` nor `..`.
+        name: String,
+    },
+    /// `POST /v1/responses`.
+    Responses,
+    /// `POST /v1/messages`.
+    Messages,
+    /// `POST /api/pull`.
+    Pull,
+    /// `POST /api/push`.
+    Push,
+    /// `POST /api/create`.
+    Create,
+    /// `POST /api/copy`.
+    Copy,
+    /// `DELETE /api/delete`.
+    Delete,
+    /// `HEAD` or `POST /api/blobs/{digest}`.
+    Blob {
+        /// `sha256:` or `sha256-` and 64 hexadecimal digits, as the client wrote them.
+        digest: String,
+        /// What is wanted of it.
+        method: BlobMethod,
+    },
     /// `GET /`, which Ollama's clients take for a sign of life.
     Root,
     /// `GET /openapi.json`.
@@ -45,17 +87,80 @@ pub enum Route {
     Readyz,
 }
 
+/// What is wanted of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobMethod {
+    /// Is it there?
+    Head,
+    /// Here it is.
+    Post,
+}
+
+/// What kind of thing a route does; who may do what is said in these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It runs a model.
+    Infer,
+    /// It asks what there is.
+    Read,
+    /// It changes what there is.
+    Manage,
+    /// It needs no backend, and is open to everybody.
+    Open,
+}
+
 impl Route {
     /// The dialect of its answers.
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::ArticleBody | Self::ArticleItem { .. } => Dialect::Article,
-            Self::Generate | Self::Chat | Self::Tags | Self::Ps | Self::Version | Self::Root => Dialect::Ollama,
+            Self::Generate
+            | Self::Chat
+            | Self::Embed
+            | Self::Embeddings
+            | Self::Show
+            | Self::Tags
+            | Self::Ps
+            | Self::Version
+            | Self::Root
+            | Self::Pull
+            | Self::Push
+            | Self::Create
+            | Self::Copy
+            | Self::Delete
+            | Self::Blob { .. } => Dialect::Ollama,
+            Self::ChatCompletions
+            | Self::Completions
+            | Self::V1Embeddings
+            | Self::Responses
+            | Self::Models
+            | Self::Model { .. } => Dialect::OpenAi,
+            Self::Messages => Dialect::Anthropic,
             Self::OpenApi | Self::Docs(_) | Self::Healthz | Self::Readyz => Dialect::Gate,
         }
     }
 
-    /// Its name in logs and counters, the same for every prompt.
+    /// What kind of thing it does.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::ArticleBody
+            | Self::ArticleItem { .. }
+            | Self::Generate
+            | Self::Chat
+            | Self::Embed
+            | Self::Embeddings
+            | Self::ChatCompletions
+            | Self::Completions
+            | Self::V1Embeddings
+            | Self::Responses
+            | Self::Messages => Class::Infer,
+            Self::Tags | Self::Ps | Self::Version | Self::Show | Self::Models | Self::Model { .. } => Class::Read,
+            Self::Pull | Self::Push | Self::Create | Self::Copy | Self::Delete | Self::Blob { .. } => Class::Manage,
+            Self::Root | Self::OpenApi | Self::Docs(_) | Self::Healthz | Self::Readyz => Class::Open,
+        }
+    }
+
+    /// Its name in logs, counters and policies, the same for every prompt, model and blob.
     pub fn name(&self) -> &'static str {
         match self {
             Self::ArticleBody => "article_body",
@@ -65,6 +170,22 @@ impl Route {
             Self::Tags => "tags",
             Self::Ps => "ps",
             Self::Version => "version",
+            Self::Embed => "embed",
+            Self::Embeddings => "embeddings",
+            Self::Show => "show",
+            Self::ChatCompletions => "chat_completions",
+            Self::Completions => "completions",
+            Self::V1Embeddings => "v1_embeddings",
+            Self::Models => "models",
+            Self::Model { .. } => "model",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Create => "create",
+            Self::Copy => "copy",
+            Self::Delete => "delete",
+            Self::Blob { .. } => "blobs",
             Self::Root => "root",
             Self::OpenApi => "openapi",
             Self::Docs(_) => "docs",
@@ -72,14 +193,65 @@ impl Route {
             Self::Readyz => "readyz",
         }
     }
+
+    /// The path that a backend is asked for, or, where none is, the gate's own.
+    pub fn path(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::ArticleBody | Self::ArticleItem { .. } | Self::Generate => "/api/generate",
+            Self::Chat => "/api/chat",
+            Self::Tags => "/api/tags",
+            Self::Ps => "/api/ps",
+            Self::Version => "/api/version",
+            Self::Embed => "/api/embed",
+            Self::Embeddings => "/api/embeddings",
+            Self::Show => "/api/show",
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::V1Embeddings => "/v1/embeddings",
+            Self::Models => "/v1/models",
+            Self::Model { name } => return format!("{MODEL}{}", utf8_percent_encode(name, NOT_IN_SEGMENT)).into(),
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::Pull => "/api/pull",
+            Self::Push => "/api/push",
+            Self::Create => "/api/create",
+            Self::Copy => "/api/copy",
+            Self::Delete => "/api/delete",
+            Self::Blob { digest, .. } => return format!("{BLOB}{digest}").into(),
+            Self::Root => "/",
+            Self::OpenApi => "/openapi.json",
+            Self::Docs(page) => page.path(),
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+        })
+    }
+
+    /// The method that a backend is asked with; GET where the client may have asked for the head only.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Delete => DELETE,
+            Self::Blob { method: BlobMethod::Head, .. } => "HEAD",
+            Self::Tags | Self::Ps | Self::Version | Self::Models | Self::Model { .. } => GET,
+            _ if self.class() == Class::Open => GET,
+            _ => POST,
+        }
+    }
 }
 
 const POST: &str = "POST";
 const GET: &str = "GET";
+const DELETE: &str = "DELETE";
 /// In the order Ollama's router gives them.
 const HEAD_GET: &str = "HEAD, GET";
+/// The same for blobs.
+const HEAD_POST: &str = "HEAD, POST";
 
 const ARTICLE: &str = "/ollama_generate/";
+const MODEL: &str = "/v1/models/";
+const BLOB: &str = "/api/blobs/";
+
+/// What a model's name may not hold as it is in a path: all but the unreserved characters and a tag's colon.
+const NOT_IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':');
 
 /// The route that `method` and `target` (a request line's, as it came) name.
 ///
@@ -112,6 +284,12 @@ fn decoded(method: &str, target: &str) -> Result<Route, (Dialect, Rejection)> {
     if let Some((route, allow)) = fixed(&path) {
         return of_allowed(method, route, allow);
     }
+    if let Some(answer) = named(method, &path) {
+        return answer;
+    }
+    if let Some(tail) = path.strip_prefix("/v1/") {
+        return Err(of_v1(tail));
+    }
     if is_closed(&path) {
         return Err((Dialect::Ollama, Rejection::Denied { what: Denial::Route }));
     }
@@ -138,12 +316,56 @@ fn fixed(path: &str) -> Option<(Route, &'static str)> {
         "/api/tags" => (Route::Tags, HEAD_GET),
         "/api/ps" => (Route::Ps, GET),
         "/api/version" => (Route::Version, HEAD_GET),
+        "/api/embed" => (Route::Embed, POST),
+        "/api/embeddings" => (Route::Embeddings, POST),
+        "/api/show" => (Route::Show, POST),
+        "/v1/chat/completions" => (Route::ChatCompletions, POST),
+        "/v1/completions" => (Route::Completions, POST),
+        "/v1/embeddings" => (Route::V1Embeddings, POST),
+        "/v1/models" => (Route::Models, GET),
+        "/v1/responses" => (Route::Responses, POST),
+        "/v1/messages" => (Route::Messages, POST),
+        "/api/pull" => (Route::Pull, POST),
+        "/api/push" => (Route::Push, POST),
+        "/api/create" => (Route::Create, POST),
+        "/api/copy" => (Route::Copy, POST),
+        "/api/delete" => (Route::Delete, DELETE),
         "/" => (Route::Root, HEAD_GET),
         "/healthz" => (Route::Healthz, HEAD_GET),
         "/readyz" => (Route::Readyz, HEAD_GET),
         "/openapi.json" => (Route::OpenApi, HEAD_GET),
         _ => (Route::Docs(Page::from_path(path)?), HEAD_GET),
     })
+}
+
+/// Paths that end with a name: of a model, or of a blob.
+fn named(method: &str, path: &str) -> Option<Result<Route, (Dialect, Rejection)>> {
+    if let Some(name) = path.strip_prefix(MODEL).filter(|name| is_segment(name)) {
+        return Some(of_allowed(method, Route::Model { name: name.to_owned() }, GET));
+    }
+    let digest = path.strip_prefix(BLOB).filter(|digest| is_digest(digest))?;
+    let wants = if method == POST { BlobMethod::Post } else { BlobMethod::Head };
+    Some(of_allowed(method, Route::Blob { digest: digest.to_owned(), method: wants }, HEAD_POST))
+}
+
+/// Whether every router takes it for one segment of a path: dots would be resolved.
+fn is_segment(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains('/')
+}
+
+/// Whether Ollama takes it for a blob's name.
+fn is_digest(digest: &str) -> bool {
+    let hex = digest.strip_prefix("sha256").and_then(|rest| rest.strip_prefix([':', '-']));
+    hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// Why there is nothing at `/v1/` and this tail: Ollama has a few routes there that stay closed.
+fn of_v1(tail: &str) -> (Dialect, Rejection) {
+    let is_messages = tail.strip_prefix("messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let dialect = if is_messages { Dialect::Anthropic } else { Dialect::OpenAi };
+    let first = tail.split('/').next().unwrap_or_default();
+    let is_closed = matches!(first, "audio" | "images") || tail.split('/').any(|part| matches!(part, "" | "." | ".."));
+    (dialect, if is_closed { Rejection::Denied { what: Denial::Route } } else { Rejection::NotFound })
 }
 
 /// The article's two routes, as its framework matches them; everything else is not found or a redirect.
@@ -190,7 +412,7 @@ const NOT_IN_QUERY: &AsciiSet =
 const NOT_IN_PATH: &AsciiSet = &NOT_IN_QUERY.add(b'?').add(b'#');
 
 /// Whether Ollama, or a proxy before it, could take the path for one below `/api/` or `/v1/`: slashes merged, dots
-/// resolved, any case.
+/// resolved, any case. Unknown paths below `/api/` itself are among them.
 fn is_closed(path: &str) -> bool {
     let is_theirs = |segment: &str| segment.eq_ignore_ascii_case("api") || segment.eq_ignore_ascii_case("v1");
     if path.strip_prefix('/').is_some_and(is_theirs) {
@@ -214,8 +436,11 @@ fn is_closed(path: &str) -> bool {
 }
 
 fn of_allowed(method: &str, route: Route, allow: &'static str) -> Result<Route, (Dialect, Rejection)> {
-    let allowed = method == allow || (allow == HEAD_GET && matches!(method, "HEAD" | "GET"));
-    if allowed { Ok(route) } else { Err(wrong_method(route.dialect(), allow)) }
+    if allow.split(", ").any(|allowed| allowed == method) {
+        Ok(route)
+    } else {
+        Err(wrong_method(route.dialect(), allow))
+    }
 }
 
 fn wrong_method(dialect: Dialect, allow: &'static str) -> (Dialect, Rejection) {

@@ -1,4 +1,4 @@
-//! The limits: how often one client may call the routes of a scope.
+//! The limits: how often one client, or the holder of a key, may call the routes of a scope.
 //!
 //! It counts what it is asked about; that only valid requests are counted is the caller's affair. Several limits are
 //! charged in the order written and nothing is given back, so what a later limit refuses is gone from an earlier one.
@@ -7,18 +7,16 @@
 
 use std::sync::Arc;
 
-use gate_zone::limiter::fixed::{self, AMOUNT_MAX, Charge, Verdict, Window};
-
-use crate::client::Client;
 use crate::clock::Clock;
-use crate::gcra::{self, Answer, GcraLimit};
+use crate::counter::Counter;
+use crate::gcra::{self, GcraLimit};
 use crate::limit::{Limit, LimitError, Refused, Standing, Tables};
-use crate::place::Places;
+use crate::subject::Subject;
 
 #[cfg(test)]
 mod tests;
 
-/// What one count is kept for, next to the client. The numbers are part of the zone's keys: they never change.
+/// What one count is kept for, next to the subject. The numbers are part of the zone's keys: they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// `POST /ollama_generate/`.
@@ -32,7 +30,7 @@ pub enum Scope {
 /// How limits count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// The amount in a window that begins with a client's first request.
+    /// The amount in a window that begins with a subject's first request.
     FixedWindow,
     /// The amount at once, then evenly.
     Gcra,
@@ -67,6 +65,10 @@ pub struct Permit {
 }
 
 impl Permit {
+    pub(crate) fn new(standing: Option<Standing>) -> Self {
+        Self { standing }
+    }
+
     /// Where the client stands now: of several limits, with the first of the smallest unit. `None` without limits.
     pub fn standing(&self) -> Option<&Standing> {
         self.standing.as_ref()
@@ -89,23 +91,16 @@ impl Admission {
         Ok(Self { clock, article_body, article_item, api })
     }
 
-    /// Counts a request of this client.
+    /// Counts a request of this subject.
     ///
     /// # Errors
     /// A limit refuses; the first one that does is named.
-    pub fn admit(&self, client: &Client, scope: Scope) -> Result<Permit, Refused> {
-        let mut standing: Option<Standing> = None;
+    pub fn admit(&self, subject: &Subject, scope: Scope) -> Result<Permit, Refused> {
+        let mut shown = None;
         for rule in self.rules(scope) {
-            let limit = &rule.limit;
-            match rule.charge(client, &self.clock) {
-                Ok((remaining, reset)) if standing.as_ref().is_none_or(|shown| limit.unit < shown.limit.unit) => {
-                    standing = Some(Standing { limit: Arc::clone(limit), remaining, reset });
-                }
-                Ok(_) => {}
-                Err(retry) => return Err(Refused { limit: Arc::clone(limit), retry }),
-            }
+            rule.charge(subject, &self.clock)?.show_in(&mut shown);
         }
-        Ok(Permit { standing })
+        Ok(Permit::new(shown))
     }
 
     fn rules(&self, scope: Scope) -> &[Rule] {
@@ -127,47 +122,34 @@ struct Ground<'a> {
 
 impl Ground<'_> {
     fn rule(&self, scope: Scope, limit: Limit) -> Result<Rule, LimitError> {
-        let count = match self.strategy {
-            Strategy::FixedWindow => self.fixed(scope, &limit)?,
+        let (scope, limit) = (scope as u64, Arc::new(limit));
+        match self.strategy {
+            Strategy::FixedWindow => Counter::new(self.tables, self.seed, scope, limit).map(Rule::Fixed),
             Strategy::Gcra => {
-                let clock = self.clock.clone();
-                Count::Gcra(gcra::over_zone(&limit, self.tables.gcra, self.seed, scope as u64, clock)?)
+                let gcra = gcra::over_zone(&limit, self.tables.gcra, self.seed, scope, self.clock.clone())?;
+                Ok(Rule::Gcra(limit, gcra))
             }
-        };
-        Ok(Rule { limit: Arc::new(limit), count })
-    }
-
-    fn fixed(&self, scope: Scope, limit: &Limit) -> Result<Count, LimitError> {
-        let window = Window::new(limit.window).filter(|_| limit.amount <= AMOUNT_MAX);
-        let window = window.ok_or_else(|| LimitError::Bounds(limit.text.clone()))?;
-        let region = self.tables.windows.iter().find(|(length, _)| *length == limit.window);
-        let (_, region) = region.ok_or(LimitError::NoRegion(limit.window))?;
-        Ok(Count::Fixed { places: Places::new(*region, self.seed, scope as u64, limit)?, window })
+        }
     }
 }
 
-/// A limit and where it counts.
-struct Rule {
-    limit: Arc<Limit>,
-    count: Count,
-}
-
-enum Count {
-    Fixed { places: Places, window: Window },
-    Gcra(GcraLimit),
+/// A limit and how it counts.
+enum Rule {
+    Fixed(Counter),
+    Gcra(Arc<Limit>, GcraLimit),
 }
 
 impl Rule {
-    fn charge(&self, client: &Client, clock: &Clock) -> Answer {
-        let (places, window) = match &self.count {
-            Count::Fixed { places, window } => (places, *window),
-            Count::Gcra(limit) => return limit.charge(client),
-        };
-        let place = places.find(client);
-        let charge = Charge { tag: fixed::Tag::new(place.tag), amount: self.limit.amount, window };
-        match fixed::charge(place.set, || places.cell(client), charge, || clock.now_ns()) {
-            Verdict::Admitted { remaining, reset } => Ok((remaining, reset)),
-            Verdict::Refused { retry } => Err(retry),
+    fn charge(&self, subject: &Subject, clock: &Clock) -> Result<Standing, Refused> {
+        match self {
+            Self::Fixed(counter) => counter.take(subject, 1, clock).map(|(standing, _final)| standing),
+            Self::Gcra(limit, gcra) => {
+                let limit = || Arc::clone(limit);
+                match gcra.charge(subject) {
+                    Ok((remaining, reset)) => Ok(Standing { limit: limit(), remaining, reset }),
+                    Err(retry) => Err(Refused { limit: limit(), retry }),
+                }
+            }
         }
     }
 }

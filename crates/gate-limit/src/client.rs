@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::subject::Subject;
+
 #[cfg(test)]
 mod tests;
 
@@ -144,6 +146,11 @@ impl Client {
         self.prefix(24, 48)
     }
 
+    /// Whom it is counted as where it has no key.
+    pub fn subject(&self) -> Subject {
+        Subject::of_blocks(self.key(), self.wider())
+    }
+
     fn prefix(&self, v4_bits: u8, v6_bits: u8) -> Prefix {
         let mut octets = [0; Prefix::OCTETS];
         match self.0 {
@@ -170,6 +177,14 @@ pub struct Prefix([u8; Prefix::OCTETS]);
 impl Prefix {
     /// Octets of [`Prefix::as_octets`]: one for the family, one for the length, 16 for the address.
     pub const OCTETS: usize = 18;
+
+    /// A block, or what else is to have the octets of one: its family (4 and 6 are IP's, 1 unix peers) and 17 more.
+    pub(crate) fn of(family: u8, bits: u8, address: [u8; 16]) -> Self {
+        let mut octets = [0; Self::OCTETS];
+        octets[..2].copy_from_slice(&[family, bits]);
+        octets[2..].copy_from_slice(&address);
+        Self(octets)
+    }
 
     /// The same for the same block in every process and release, different for different blocks.
     pub fn as_octets(&self) -> &[u8; Self::OCTETS] {

@@ -36,7 +36,7 @@ impl Flood {
     /// # Errors
     /// The client sends too many.
     pub fn guard(&self, client: &Client) -> Result<(), Refused> {
-        match self.gcra.charge(client) {
+        match self.gcra.charge(&client.subject()) {
             Ok(_) => Ok(()),
             Err(retry) => Err(Refused { limit: Arc::clone(&self.limit), retry }),
         }

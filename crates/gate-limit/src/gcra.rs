@@ -13,10 +13,10 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::{Quota, RateLimiter};
 
-use crate::client::Client;
 use crate::clock::{Clock, EpochClock};
 use crate::limit::{Limit, LimitError};
 use crate::place::Places;
+use crate::subject::Subject;
 
 /// The fastest rate, 10,000 per second: periods are rounded up to ticks of 16 microseconds, which must stay small next
 /// to them. (This one becomes 112 microseconds, 8928 per second; 1000 per second become 992.)
@@ -28,7 +28,7 @@ const WINDOW_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// What is left after a request, and how long until all of it is back; or how long to wait.
 pub(crate) type Answer = Result<(u64, Duration), Duration>;
 
-/// One limit for many clients. Up to `amount` at once, then one each `window / amount` and a tick at most.
+/// One limit for many subjects. Up to `amount` at once, then one each `window / amount` and a tick at most.
 pub(crate) struct GcraLimit {
     window: Duration,
     clock: Clock,
@@ -36,7 +36,7 @@ pub(crate) struct GcraLimit {
     limiter: Option<(Quota, Limiter)>,
 }
 
-type Limiter = RateLimiter<Client, ZoneStore, EpochClock, StateInformationMiddleware>;
+type Limiter = RateLimiter<Subject, ZoneStore, EpochClock, StateInformationMiddleware>;
 
 impl GcraLimit {
     pub(crate) fn new(limit: &Limit, store: ZoneStore) -> Result<Self, LimitError> {
@@ -61,9 +61,9 @@ impl GcraLimit {
         Ok(Self { window: limit.window, clock, limiter })
     }
 
-    pub(crate) fn charge(&self, client: &Client) -> Answer {
+    pub(crate) fn charge(&self, subject: &Subject) -> Answer {
         let Some((quota, limiter)) = &self.limiter else { return Err(self.window) };
-        match limiter.check_key(client) {
+        match limiter.check_key(subject) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 let missing = quota.burst_size().get().saturating_sub(remaining);
@@ -87,16 +87,16 @@ impl ZoneStore {
 }
 
 impl StateStore for ZoneStore {
-    type Key = Client;
+    type Key = Subject;
 
-    fn measure_and_replace<T, F, E>(&self, client: &Client, f: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, subject: &Subject, f: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let place = self.places.find(client);
+        let place = self.places.find(subject);
         gcra::measure(
             place.set,
-            || self.places.cell(client),
+            || self.places.cell(subject),
             gcra::Tag::new(place.tag),
             || self.clock.now_ns(),
             |tat| f(tat.map(Nanos::new)).map(|(answer, new)| (answer, new.as_u64())),

@@ -158,8 +158,8 @@ impl Door {
         Self { keyring }
     }
 
-    /// The key that a request brings, by the values of all its `authorization` fields (`Bearer KEY`, or `Basic` with the
-    /// key as password) and of all its `x-api-key` fields. Empty ones do not count; several are fine if they are the same.
+    /// The key that a request brings, by the values of all its `authorization` fields (`Bearer KEY`, `Basic` with the
+    /// key as password, or the key alone) and of all its `x-api-key` fields. Empty ones do not count; several are fine if they are the same.
     ///
     /// # Errors
     /// [`KeyFault`]: expired only for those who know the secret.

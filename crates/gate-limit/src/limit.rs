@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use gate_zone::Region;
 
-/// So many requests in a window.
+/// So many requests in a window, or tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
-    /// Requests per window; 0 refuses all.
+    /// Requests or tokens per window; 0 refuses all.
     pub amount: u64,
     /// The window's length.
     pub window: Duration,
@@ -27,10 +27,19 @@ pub struct Limit {
 pub struct Standing {
     /// The limit.
     pub limit: Arc<Limit>,
-    /// Requests it still lets through now.
+    /// Requests or tokens it still lets through now.
     pub remaining: u64,
     /// Until the window ends; under GCRA until the whole amount is there again. For a refusal, the time to wait.
     pub reset: Duration,
+}
+
+impl Standing {
+    /// Takes the place of what is `shown` if its limit has a smaller unit.
+    pub(crate) fn show_in(self, shown: &mut Option<Self>) {
+        if shown.as_ref().is_none_or(|shown| self.limit.unit < shown.limit.unit) {
+            *shown = Some(self);
+        }
+    }
 }
 
 /// A client came too often. Fault: client.

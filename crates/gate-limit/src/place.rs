@@ -1,6 +1,6 @@
-//! Where a client's count lies in a region: key to set, tag and overflow cell.
+//! Where a subject's count lies in a region: key to set, tag and overflow cell.
 //!
-//! It reads no count. Invariant: the place depends only on the zone's seed, the client's prefix and the limit, so all
+//! It reads no count. Invariant: the place depends only on the zone's seed, the subject's octets and the limit, so all
 //! processes and all later generations of a gate find the same one, an unchanged limit keeps its counts over a
 //! reload, and a changed one starts fresh; and without the seed nobody can choose addresses that meet in one set.
 
@@ -10,13 +10,14 @@ use gate_zone::Region;
 use gate_zone::limiter::{cell_of, set_of};
 use siphasher::sip128::SipHasher24;
 
-use crate::client::{Client, Prefix};
+use crate::client::Prefix;
 use crate::limit::{Limit, LimitError};
+use crate::subject::Subject;
 
 /// The hash input: a prefix, then scope, amount and window.
 const INPUT_OCTETS: usize = Prefix::OCTETS + 3 * size_of::<u64>();
 
-/// One count per client in a region.
+/// One count per subject in a region.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     region: Region,
@@ -25,7 +26,7 @@ pub(crate) struct Places {
     count: [u64; 3],
 }
 
-/// A client's set, and the hash it is told apart by in there.
+/// A subject's set, and the hash it is told apart by in there.
 pub(crate) struct Place {
     pub(crate) set: &'static [AtomicU64],
     pub(crate) tag: u64,
@@ -40,13 +41,13 @@ impl Places {
         Ok(Self { region, hasher: SipHasher24::new_with_keys(seed[0], seed[1]), count })
     }
 
-    pub(crate) fn find(&self, client: &Client) -> Place {
-        let (set, tag) = self.hash(&client.key());
+    pub(crate) fn find(&self, subject: &Subject) -> Place {
+        let (set, tag) = self.hash(subject.own());
         Place { set: set_of(self.region.sets, set).expect("`new` refuses a region without a set"), tag }
     }
 
-    pub(crate) fn cell(&self, client: &Client) -> &'static AtomicU64 {
-        let (cell, _) = self.hash(&client.wider());
+    pub(crate) fn cell(&self, subject: &Subject) -> &'static AtomicU64 {
+        let (cell, _) = self.hash(subject.wider());
         cell_of(self.region.overflow, cell).expect("`new` refuses a region without a cell")
     }
 

@@ -1,7 +1,7 @@
 //! What the master does for the fleet: a cell for each backend before anybody asks for it, and order after the dead.
 //!
 //! It chooses no backend and lets no request in; that is the workers' business, who may end at any moment of it.
-//! Invariant: a row is free only after all that its process held of the fleet is, so that no new owner inherits anything.
+//! Invariant: a row is free only after all that its process held is, so that no new owner inherits anything.
 
 use gate_config::{Plan, Target};
 use gate_sys::process;
@@ -86,16 +86,20 @@ pub(crate) fn claim(zone: Zone, plan: &Plan, in_service: InService<'_>) -> Resul
 /// this once in the life of a gate: when two masters have missed something between them.
 const STRAYS_EVERY_MS: Ms = 1_000;
 
-/// Settles what a process leaves behind that is gone: its slots and places in the queue, then its row.
+/// Settles what a process leaves behind that is gone: its slots and places in the queue, the requests it had in service
+/// for keys, then its row.
 pub(crate) fn settle(zone: Zone, row: usize, gone: u32) {
     let (slots, places) = zone.fleet().settle(row, gone);
-    if slots + places > 0 {
-        log::debug!("{gone} has left {slots} slots of backends and {places} places in the queue");
+    let holds = zone.holds().settle(row, gone);
+    if slots + places + holds > 0 {
+        log::debug!(
+            "{gone} has left {slots} slots of backends, {places} places in the queue and {holds} requests of keys"
+        );
     }
     zone.scoreboard().settle(row, process::own_pid(), gone);
 }
 
-/// Slots and places of processes that no row knows any more: of a master before us, killed while it settled, for one.
+/// Slots, places and requests of keys of processes that no row knows any more: of a master before us, killed while it settled, for one.
 #[derive(Debug, Default)]
 pub(crate) struct Strays {
     next_look: Ms,
@@ -113,8 +117,12 @@ impl Strays {
         }
         self.next_look = now + STRAYS_EVERY_MS;
         let (slots, places) = zone.fleet().settle_strays(zone.scoreboard());
-        if slots + places > 0 {
-            log::info!("{slots} slots of backends and {places} places in the queue were nobody's: free again");
+        let holds = zone.holds().settle_strays(zone.scoreboard());
+        if slots + places + holds > 0 {
+            log::info!(
+                "{slots} slots of backends, {places} places in the queue and {holds} requests of keys were nobody's: \
+                 free again"
+            );
         }
     }
 }
@@ -127,7 +135,7 @@ mod tests {
     use gate_config::Settings;
     use gate_zone::fleet::queue::{Arrival, Bounds, COST};
     use gate_zone::fleet::slots::{self, Holder};
-    use gate_zone::{Fleet, OwnRow, Place, Role};
+    use gate_zone::{OwnRow, Place, Role};
 
     use super::*;
 
@@ -191,8 +199,10 @@ mod tests {
         assert!(cell(zone, 64).is_some() && cell(zone, 63).is_some());
     }
 
-    /// Has a process of this row hold two slots and a place in the queue.
-    fn burden(fleet: Fleet, holder: Holder) {
+    /// Has a process of this row hold two slots, a place in the queue and a request of a key.
+    fn burden(zone: Zone, holder: Holder) {
+        let _held = zone.holds().take(7, 9, holder).unwrap();
+        let fleet = zone.fleet();
         let cell = fleet.claim(1, &[]).unwrap();
         for _ in 0..2 {
             slots::take(cell.slots(8), 0, holder, 5).unwrap();
@@ -201,35 +211,36 @@ mod tests {
         fleet.queue().enter(&arrival, Bounds { all: 8, per_client: 8 }).unwrap();
     }
 
-    fn held(fleet: Fleet) -> (usize, usize) {
-        (fleet.cells().map(gate_zone::fleet::Cell::in_flight).sum(), fleet.queue().waiters().count())
+    /// Slots, places in the queue, requests of the key.
+    fn held(zone: Zone) -> (usize, usize, usize) {
+        let slots = zone.fleet().cells().map(Cell::in_flight).sum();
+        (slots, zone.fleet().queue().waiters().count(), zone.holds().count(7))
     }
 
     #[test]
     fn the_dead_leave_nothing_to_whoever_has_their_row_next() {
         let zone = zone();
-        let (fleet, board, own) = (zone.fleet(), zone.scoreboard(), process::own_pid());
+        let (board, own) = (zone.scoreboard(), process::own_pid());
         let row = board.set_aside(own).unwrap();
         let _claimed = OwnRow::claim(board.row(row), Place { role: Role::Worker, slot: 0 }, 1, 0);
-        burden(fleet, Holder::new(row, own));
-        burden(fleet, Holder::new(row + 1, own));
+        burden(zone, Holder::new(row, own));
+        burden(zone, Holder::new(row + 1, own));
         settle(zone, row, own);
-        assert_eq!((held(fleet), board.row(row).pid()), ((2, 1), None), "what another holds is not touched");
+        assert_eq!((held(zone), board.row(row).pid()), ((2, 1, 1), None), "what another holds is not touched");
         assert_eq!(board.set_aside(own), Some(row));
     }
 
     #[test]
     fn strays_are_looked_for_once_a_second() {
         let zone = zone();
-        let fleet = zone.fleet();
         let mut strays = Strays::default();
         let mut left = |now| {
-            burden(fleet, Holder::new(9, 77));
+            burden(zone, Holder::new(9, 77));
             strays.settle(zone, now);
-            (held(fleet), strays.due())
+            (held(zone), strays.due())
         };
-        assert_eq!(left(5_000), ((0, 0), 6_000));
-        assert_eq!(left(5_999), ((2, 1), 6_000));
-        assert_eq!(left(6_000), ((0, 0), 7_000));
+        assert_eq!(left(5_000), ((0, 0, 0), 6_000));
+        assert_eq!(left(5_999), ((2, 1, 1), 6_000));
+        assert_eq!(left(6_000), ((0, 0, 0), 7_000));
     }
 }

@@ -1,7 +1,7 @@
 //! Memory that all processes of one gate share: a sealed memfd of 64-bit words.
 //!
 //! It hands out atomic words and nothing else: no structs, no pointers, no locks. A process killed at any instruction
-//! leaves nothing held, and zero is a valid value of every word.
+//! leaves nothing held, and zero is a valid value of every word. No core of any process holds them.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
 use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
@@ -156,6 +156,9 @@ fn map(fd: &OwnedFd, count: NonZeroUsize) -> io::Result<&'static [AtomicU64]> {
     // SAFETY: a fresh mapping at an address the kernel picks aliases nothing of ours; `fd` is a memfd of `bytes` bytes.
     let start =
         unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+    // A core would hold what is kept of keys, and the kernel would provide every page to write it.
+    // SAFETY: the mapping is ours and `bytes` long; the advice changes nothing about it but what a core holds.
+    unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_DONTDUMP)? };
     // SAFETY: the mapping is page aligned, `bytes` long and never unmapped. The file is sealed against shrinking, so
     // no access can fault for lack of a page. Any bit pattern is an `AtomicU64`. Other processes write the same words,
     // only through atomics of their own; that atomics work across processes is a property of the hardware that Rust's
@@ -236,6 +239,19 @@ mod tests {
     }
 
     #[test]
+    fn no_core_holds_the_words() {
+        let shared = SharedWords::create(NonZeroUsize::new(512).unwrap()).unwrap();
+        let adopted = SharedWords::adopt(shared.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for memory in [&shared, &adopted] {
+            let start = format!("{:x}-", memory.words().as_ptr().addr());
+            let own = maps.split_once(&start).unwrap().1;
+            let flags = own.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+            assert!(flags.split_ascii_whitespace().any(|flag| flag == "dd"), "{flags}");
+        }
+    }
+
+    #[test]
     fn what_is_given_back_is_zero_and_costs_nothing() {
         const PAGE: usize = 512;
         let shared = SharedWords::create(NonZeroUsize::new(8 * PAGE).unwrap()).unwrap();
@@ -249,7 +265,7 @@ mod tests {
         shared.give_back(2 * PAGE..4 * PAGE + 1).unwrap();
         assert_eq!(blocks(), full - full / 4);
         let zero: Vec<usize> = (0..words.len()).filter(|at| words[*at].load(SeqCst) == 0).collect();
-        assert_eq!(zero, (2 * PAGE..4 * PAGE + 1).collect::<Vec<_>>());
+        assert_eq!(zero, (2 * PAGE..=4 * PAGE).collect::<Vec<_>>());
         words[2 * PAGE].store(8, SeqCst);
         assert_eq!(words[2 * PAGE].load(SeqCst), 8, "and can be used again");
         for wrong in [4..4, 8 * PAGE - 1..8 * PAGE + 1] {

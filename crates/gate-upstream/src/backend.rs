@@ -1,6 +1,6 @@
 //! One backend: where it is, how to ask it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -15,18 +15,17 @@ use gate_api::Rejection;
 use gate_api::rejection::{Breakage, Phase};
 use gate_zone::layout::row;
 use gate_zone::{OwnRow, Probe};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::ask::{Ask, Framing, Heads, Method};
 use crate::body::{ReadFailed, UpstreamBody};
+use crate::decode::Body;
 use crate::head::{self, Begun, Head};
 use crate::pool::{Conn, Pool, Socket};
 use crate::within::within;
-
-/// A body up to this size is sent in one piece with the head, which saves a system call; a larger one is not copied.
-const ONE_PIECE_MAX: usize = 16 * 1024;
 
 /// How often it is looked whether a model has been loaded meanwhile.
 const LOOK: Duration = Duration::from_millis(250);
@@ -94,45 +93,15 @@ pub enum Ran {
     Maybe,
 }
 
-/// What a backend is asked.
-#[derive(Debug, Clone)]
-pub struct Ask {
-    /// The path, below the backend's prefix.
-    pub path: &'static str,
-    /// The JSON to POST; `None` is a GET.
-    pub body: Option<Bytes>,
-    /// Fields that go along: whose request it is, and by which name it is followed.
-    pub fields: [Option<(&'static str, HeaderValue)>; FIELDS],
-}
-
-/// Fields that can go along with a request.
-pub const FIELDS: usize = 4;
-
-impl Ask {
-    /// A GET on nobody's behalf.
-    pub fn get(path: &'static str) -> Self {
-        Self { path, body: None, fields: Default::default() }
-    }
-}
-
 /// A backend, as one process sees it.
 pub struct Backend {
     target: Target,
-    authority: String,
-    prefix: String,
-    /// Request lines and fixed fields, made once for each path and method.
-    heads: RefCell<Vec<(&'static str, Method, Bytes)>>,
+    heads: Heads,
     timeouts: Timeouts,
     pool: Rc<Pool>,
     /// How often it had failed when a connection was last used.
     failures: Cell<u64>,
     row: Rc<OwnRow>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Method {
-    Get,
-    Post,
 }
 
 /// An answer that has begun.
@@ -148,17 +117,8 @@ impl Backend {
     /// A backend at `authority` (`address:port` or `name:port`); `prefix` comes before every path. Opens nothing yet.
     pub fn new(authority: &str, prefix: &str, timeouts: Timeouts, row: Rc<OwnRow>) -> Self {
         let target = authority.parse().map_or_else(|_| Target::Name(authority.to_owned()), Target::Address);
-        let (authority, prefix) = (authority.to_owned(), prefix.to_owned());
-        Self {
-            target,
-            authority,
-            prefix,
-            heads: RefCell::default(),
-            timeouts,
-            pool: Rc::default(),
-            failures: Cell::new(0),
-            row,
-        }
+        let heads = Heads::new(authority, prefix);
+        Self { target, heads, timeouts, pool: Rc::default(), failures: Cell::new(0), row }
     }
 
     /// A backend at an address that was looked up for a name; `authority` is what it is told as its own.
@@ -199,7 +159,7 @@ impl Backend {
     pub async fn ask(&self, ask: &Ask, patience: Patience<'_>) -> Result<Exchange, Failed> {
         let maybe = |why| Failed { why, ran: Ran::Maybe };
         let unsent = |why| Failed { why, ran: Ran::No };
-        let request = self.request(ask);
+        let request = self.heads.request(ask);
         loop {
             let pooled = self.pool.take(Instant::now());
             let is_new = pooled.is_none();
@@ -215,7 +175,7 @@ impl Backend {
                     if !is_new {
                         self.row.add_one(row::BACKEND_REUSED);
                     }
-                    return Ok(self.exchange(begun, conn));
+                    return Ok(self.exchange(begun, conn, ask.method));
                 }
                 Asked::Unsent(error) if is_new => return Err(unsent(broken(Breakage::ClosedEarly, &error))),
                 // Closed while it was idle.
@@ -224,62 +184,20 @@ impl Backend {
         }
     }
 
-    /// The bytes of a request: its head, with the body where that is small, and the rest of the body.
-    fn request(&self, ask: &Ask) -> [Bytes; 2] {
-        let body = ask.body.clone().unwrap_or_default();
-        let fixed = self.fixed_head(ask);
-        let mut head = Vec::with_capacity(fixed.len() + 128 + body.len().min(ONE_PIECE_MAX));
-        head.extend_from_slice(&fixed);
-        for (name, value) in ask.fields.iter().flatten() {
-            head.extend_from_slice(name.as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        if ask.body.is_some() {
-            head.extend_from_slice(b"content-length: ");
-            head.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(b"\r\n");
-        if body.len() <= ONE_PIECE_MAX {
-            head.extend_from_slice(&body);
-            return [head.into(), Bytes::new()];
-        }
-        [head.into(), body]
-    }
-
-    /// Host is the backend's own: a loopback Ollama answers 403 to a public name. No coding is accepted, since bodies
-    /// are passed on as they come.
-    fn fixed_head(&self, ask: &Ask) -> Bytes {
-        let method = if ask.body.is_some() { Method::Post } else { Method::Get };
-        let mut heads = self.heads.borrow_mut();
-        if let Some((.., head)) = heads.iter().find(|(path, verb, _)| *path == ask.path && *verb == method) {
-            return head.clone();
-        }
-        let (verb, kind) = match method {
-            Method::Get => ("GET", ""),
-            Method::Post => ("POST", "content-type: application/json\r\n"),
-        };
-        let Self { prefix, authority, .. } = self;
-        let path = ask.path;
-        let head = Bytes::from(format!(
-            "{verb} {prefix}{path} HTTP/1.1\r\nhost: {authority}\r\naccept: application/json\r\n\
-             accept-encoding: identity\r\n{kind}"
-        ));
-        heads.push((path, method, head.clone()));
-        head
-    }
-
     /// Writes the request and reads up to the end of the answer's head.
     async fn talk(&self, conn: &mut Conn, request: &[Bytes; 2]) -> Result<Asked, Rejection> {
         if let Sent::Nothing(error) = send_all(conn, request).await {
             return Ok(Asked::Unsent(error));
         }
         // A request that could not be sent to its end may have an answer all the same, which says why.
+        self.hear(conn).await.map(Asked::Answered)
+    }
+
+    /// Reads up to the end of the answer's head.
+    pub(crate) async fn hear(&self, conn: &mut Conn) -> Result<Begun, Rejection> {
         loop {
             match head::begin(&mut conn.inbox) {
-                Ok(Some(begun)) => return Ok(Asked::Answered(begun)),
+                Ok(Some(begun)) => return Ok(begun),
                 Ok(None) => {}
                 Err(what) => return Err(broken(Breakage::NotHttp, &what)),
             }
@@ -291,8 +209,25 @@ impl Backend {
         }
     }
 
-    fn exchange(&self, Begun { head, body, after }: Begun, conn: Conn) -> Exchange {
+    /// An answer to HEAD ends with its head, whatever that says of its length.
+    pub(crate) fn exchange(&self, Begun { head, body, after }: Begun, conn: Conn, method: Method) -> Exchange {
+        let body = if method == Method::Head { Body::Ended } else { body };
         Exchange { head, body: UpstreamBody::new(conn, body, after, Rc::clone(&self.pool)) }
+    }
+
+    /// A connection of its own for one request.
+    pub(crate) async fn open(&self) -> Result<Conn, Rejection> {
+        let conn = self.connect().await?;
+        self.row.add_one(row::BACKEND_OPENED);
+        Ok(conn)
+    }
+
+    pub(crate) fn opening(&self, ask: &Ask, framing: Framing) -> Bytes {
+        self.heads.opening(ask, framing)
+    }
+
+    pub(crate) fn first_byte(&self) -> Duration {
+        self.timeouts.first_byte
     }
 
     async fn connect(&self) -> Result<Conn, Rejection> {
@@ -341,7 +276,7 @@ impl Backend {
 
 impl Patience<'_> {
     /// Waits for `answer`, by the clock of the phase that the backend is in.
-    async fn watch<T>(&self, answer: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
+    pub(crate) async fn watch<T>(&self, answer: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
         let mut answer = pin!(answer);
         let late = |phase, after| Rejection::BackendTimeout { phase, after };
         if !(self.is_loaded)() {
@@ -379,14 +314,16 @@ enum Asked {
 }
 
 /// How much of a request went out.
-enum Sent {
-    /// All, or some before the connection failed.
-    Something,
+pub(crate) enum Sent {
+    /// All.
+    All,
+    /// Some, before the connection failed.
+    Some,
     /// Nothing.
     Nothing(io::Error),
 }
 
-async fn send_all(conn: &mut Conn, request: &[Bytes; 2]) -> Sent {
+pub(crate) async fn send_all(conn: &mut Conn, request: &[Bytes; 2]) -> Sent {
     let mut sent = 0;
     for part in request {
         let mut done = 0;
@@ -401,21 +338,21 @@ async fn send_all(conn: &mut Conn, request: &[Bytes; 2]) -> Sent {
             Poll::Ready(Ok(()))
         });
         if let Err(error) = written.await {
-            return if sent + done == 0 { Sent::Nothing(error) } else { Sent::Something };
+            return if sent + done == 0 { Sent::Nothing(error) } else { Sent::Some };
         }
         sent += part.len();
     }
-    Sent::Something
+    Sent::All
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
             Target::Unix(path) => write!(f, "unix:{}", path.display()),
-            Target::Address(address) if address.to_string() != self.authority => {
-                write!(f, "http://{}{} ({address})", self.authority, self.prefix)
+            Target::Address(address) if address.to_string() != self.heads.authority() => {
+                write!(f, "http://{}{} ({address})", self.heads.authority(), self.heads.prefix())
             }
-            _ => write!(f, "http://{}{}", self.authority, self.prefix),
+            _ => write!(f, "http://{}{}", self.heads.authority(), self.heads.prefix()),
         }
     }
 }

@@ -165,6 +165,18 @@ impl Fleet {
         drawn.map(|member| Rc::clone(member)).ok_or_else(|| self.nobody())
     }
 
+    /// A backend for a question about a model, that needs no slot: drawn of those that would be asked to serve it.
+    ///
+    /// # Errors
+    /// No backend is known, or none is allowed to serve the model.
+    pub fn any_for(&self, want: &Want) -> Result<Rc<Member>, Rejection> {
+        let members = self.members();
+        let mask = admitted(&members, self.eligible(&members, want)?);
+        let good: Vec<&Rc<Member>> = members.iter().filter(|member| mask & member.cell.bit() != 0).collect();
+        let drawn = good.get(self.draw() as usize % good.len().max(1));
+        drawn.map(|member| Rc::clone(member)).ok_or_else(|| self.nobody())
+    }
+
     /// Whether there is a backend beside those of `tried`, a bit each.
     pub fn has_more(&self, tried: u64) -> bool {
         self.members().iter().any(|member| tried & member.cell.bit() == 0)

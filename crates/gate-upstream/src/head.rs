@@ -24,6 +24,8 @@ pub struct Head {
     pub content_type: Option<HeaderValue>,
     /// Its Retry-After, as it came.
     pub retry_after: Option<HeaderValue>,
+    /// Its Cache-Control, as it came.
+    pub cache_control: Option<HeaderValue>,
 }
 
 /// An answer's head, and what follows from it for the connection.
@@ -74,7 +76,7 @@ pub(crate) fn begin(inbox: &mut BytesMut) -> Result<Option<Begun>, Broken> {
 }
 
 fn read(status: StatusCode, version: Option<u8>, fields: &[httparse::Header<'_>]) -> Result<Begun, Broken> {
-    let mut head = Head { status, content_type: None, retry_after: None };
+    let mut head = Head { status, content_type: None, retry_after: None, cache_control: None };
     let mut after = if version == Some(1) { After::Keep } else { After::Close };
     let (mut length, mut chunked) = (None, false);
     for field in fields {
@@ -82,6 +84,7 @@ fn read(status: StatusCode, version: Option<u8>, fields: &[httparse::Header<'_>]
         match field.name.len() {
             12 if is(field, "content-type") => head.content_type = HeaderValue::from_bytes(field.value).ok(),
             11 if is(field, "retry-after") => head.retry_after = HeaderValue::from_bytes(field.value).ok(),
+            13 if is(field, "cache-control") => head.cache_control = HeaderValue::from_bytes(field.value).ok(),
             14 if is(field, "content-length") => {
                 let said = number(field.value).ok_or("a Content-Length that is not a number")?;
                 if length.replace(said).is_some_and(|before| before != said) {

@@ -13,7 +13,8 @@ use gate_zone::fleet::{Cell, Instance, breaker, loads};
 use gate_zone::layout::backend::SLOT_COUNT;
 use gate_zone::word::Word;
 
-use crate::backend::{Ask, Exchange, Failed, Patience};
+use crate::ask::Ask;
+use crate::backend::{Exchange, Failed, Patience};
 use crate::fit::Fit;
 use crate::fleet::Fleet;
 use crate::loading;

@@ -7,6 +7,7 @@
 //! before is closed, which tells the backend to stop.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod backend;
 mod body;
 mod decode;
@@ -22,10 +23,12 @@ mod pool;
 #[cfg(test)]
 mod rig;
 mod turnstile;
+mod upload;
 mod watch;
 mod within;
 
-pub use crate::backend::{Ask, Backend, Exchange, FIELDS, Failed, Patience, Ran, Timeouts};
+pub use crate::ask::{Ask, FIELDS, Method};
+pub use crate::backend::{Backend, Exchange, Failed, Patience, Ran, Timeouts};
 pub use crate::body::{Cut, ReadFailed, UpstreamBody};
 pub use crate::fleet::{Fleet, Rules, Want};
 pub use crate::gather::{Gather, OverCap};

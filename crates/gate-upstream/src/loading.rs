@@ -15,7 +15,8 @@ use std::time::Duration;
 use gate_api::Rejection;
 use tokio::task::spawn_local;
 
-use crate::backend::{Ask, Exchange, Failed, Ran};
+use crate::ask::Ask;
+use crate::backend::{Exchange, Failed, Ran};
 use crate::lease::Lease;
 use crate::turnstile::LOOK;
 use crate::within::within;

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::backend::{Ask, Backend};
+use crate::ask::Ask;
+use crate::backend::Backend;
 
 /// How long an answer holds. A model that was pulled or removed is noticed after this.
 const FRESH_FOR: Duration = Duration::from_secs(30);

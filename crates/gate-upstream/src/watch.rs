@@ -12,7 +12,8 @@ use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::backend::{Ask, Backend};
+use crate::ask::Ask;
+use crate::backend::Backend;
 use crate::body::ReadFailed;
 
 /// The longest list of models read: some 8,000.

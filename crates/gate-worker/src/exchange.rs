@@ -4,33 +4,35 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gate_api::native::{KeepAlive, NativeCall, Work};
-use gate_api::ndjson::Stats;
+use gate_api::call::{Call, KeepAlive, Usage, Work};
+use gate_api::frames::{Frames, Stats, Strip, whole_stats};
 use gate_api::rejection::Breakage;
 use gate_api::{Rejection, Route, article};
 use gate_config::Retry;
-use gate_upstream::{Ask, Exchange, Lease, Ran, UpstreamBody, Want};
+use gate_upstream::{Ask, Exchange, Lease, Member, Method, Ran, UpstreamBody, Want};
 use gate_zone::clock;
 use gate_zone::fleet::queue::COST;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use crate::gate::Gate;
 use crate::ledger::Ledger;
-use crate::outbound::{Answering, Content};
-use crate::pipeline::Caller;
+use crate::outbound::{Answering, Content, Stream};
+use crate::pipeline::{Caller, Origin};
 
 /// Longest text of a backend's error that is repeated to a client.
 const ERROR_TEXT_MAX: usize = 4096;
 
 /// What a request needs, as the fleet wants to know it.
-pub(crate) fn want(gate: &Gate, client: &Caller, model: &Rc<str>, (options, conversation): (&str, u64)) -> Want {
-    let weight = client.client.ip().map_or(1, |ip| gate.plan.weight_of(ip));
+pub(crate) fn want(gate: &Gate, caller: &Caller, model: &Rc<str>, (options, conversation): (&str, u64)) -> Want {
+    let Caller { origin, holder } = caller;
+    let of_address = || origin.client.ip().map_or(1, |ip| gate.plan.weight_of(ip));
+    let weight = holder.terms.weight.unwrap_or_else(of_address);
     Want {
         instance: gate.fleet.instance(model, options),
         model: Rc::clone(model),
-        client: gate.fleet.hash(client.client.key().as_octets()),
+        client: gate.fleet.hash(holder.subject.as_octets()),
         cost: COST / u64::from(weight.max(1)),
         conversation,
         tried: 0,
@@ -40,16 +42,15 @@ pub(crate) fn want(gate: &Gate, client: &Caller, model: &Rc<str>, (options, conv
 /// Asks for an article's answer: `{"response": …}`, made from the backend's whole answer.
 pub(crate) async fn article(
     gate: &Gate,
-    client: &Caller,
+    caller: &Caller,
     (mut want, body): (Want, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Vec<u8>, Rejection> {
-    let ask = ask(client, "/api/generate", Some(body));
+    let ask = ask(caller, &Route::Generate, Some(body));
     let (Exchange { head, body }, lease) = serve(gate, &mut want, &ask, ledger).await?;
     let whole = whole(gate, body, Some(&lease)).await?;
     if head.status != StatusCode::OK {
-        let retry_after = head.retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
-        return Err(Rejection::BackendStatus { status: head.status.as_u16(), text: error_text(&whole), retry_after });
+        return Err(refused(head.status, head.retry_after, &whole));
     }
     let (answer, stats) = article::answer_body(&whole).ok_or_else(|| Rejection::BackendBroken {
         what: Breakage::NotJson,
@@ -60,26 +61,46 @@ pub(crate) async fn article(
     Ok(answer)
 }
 
-/// Hands a call for a model on, with its body unchanged, and its answer back.
-pub(crate) async fn native(
+/// Hands a call for a model on, and its answer back.
+pub(crate) async fn infer(
     gate: &Gate,
-    client: &Caller,
-    (route, call, body): (&Route, &NativeCall, Bytes),
+    caller: &Caller,
+    (route, call, body): (&Route, &Call, Bytes),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
     let model: Rc<str> = call.model.as_str().into();
     ledger.model(&model);
-    let mut want = want(gate, client, &model, (&call.load_options, call.conversation));
-    let ask = ask(client, path(route), Some(body));
+    let mut want = want(gate, caller, &model, (&call.load_options, call.conversation));
+    let ask = ask(caller, route, Some(body));
     let (exchange, lease) = serve(gate, &mut want, &ask, ledger).await?;
     if leaves_memory(call) {
         lease.unloads();
     }
-    answering(gate, exchange, Some(lease), ledger).await
+    let strip = if call.usage == Usage::Added { Strip::Yes } else { Strip::No };
+    answering(gate, (exchange, Some(lease)), (route, strip), ledger).await
+}
+
+/// Hands a question about a model on, which needs no slot, to a backend that has the model.
+pub(crate) async fn about(
+    gate: &Gate,
+    caller: &Caller,
+    (route, call, body): (&Route, &Call, Bytes),
+    ledger: &mut Ledger,
+) -> Result<Answering, Rejection> {
+    let model: Rc<str> = call.model.as_str().into();
+    ledger.model(&model);
+    let mut want = want(gate, caller, &model, ("", 0));
+    let body = (route.method() == "POST").then_some(body);
+    ask_in_turn(gate, &ask(caller, route, body), (route, ledger), || {
+        let member = gate.fleet.any_for(&want)?;
+        want.tried |= member.cell().bit();
+        Ok((member, gate.fleet.has_another(&want)))
+    })
+    .await
 }
 
 /// Whether the model is unloaded when the call is done.
-fn leaves_memory(call: &NativeCall) -> bool {
+fn leaves_memory(call: &Call) -> bool {
     call.work == Work::Unload || call.keep_alive.is_some_and(|kept| kept == KeepAlive::For(Duration::ZERO))
 }
 
@@ -87,53 +108,61 @@ fn leaves_memory(call: &NativeCall) -> bool {
 /// length is true.
 pub(crate) async fn question(
     gate: &Gate,
-    client: &Caller,
+    caller: &Caller,
     route: &Route,
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
-    let ask = ask(client, path(route), None);
     let mut tried = 0;
-    loop {
+    ask_in_turn(gate, &ask(caller, route, None), (route, ledger), || {
         let member = gate.fleet.any(tried)?;
+        tried |= member.cell().bit();
+        Ok((member, gate.fleet.has_more(tried)))
+    })
+    .await
+}
+
+/// Asks one backend after another, as `next` names them and says whether there are more. A question changes nothing: however
+/// one failed, another may be asked.
+async fn ask_in_turn(
+    gate: &Gate,
+    ask: &Ask,
+    (route, ledger): (&Route, &mut Ledger),
+    mut next: impl FnMut() -> Result<(Rc<Member>, bool), Rejection>,
+) -> Result<Answering, Rejection> {
+    loop {
+        let (member, has_more) = next()?;
         ledger.asks(&member);
         let asked = Instant::now();
-        tried |= member.cell().bit();
-        // A question changes nothing: however one failed, another may be asked.
-        let may_ask_another =
-            || gate.plan.retry != Retry::Never && gate.fleet.has_more(tried) && gate.fleet.may_retry();
-        match member.backend.send(&ask).await {
+        match member.backend.send(ask).await {
             Ok(exchange) => {
                 ledger.upstream(asked.elapsed());
-                return answering(gate, exchange, None, ledger).await;
+                return answering(gate, (exchange, None), (route, Strip::No), ledger).await;
             }
-            Err(_) if may_ask_another() => {}
+            Err(_) if gate.plan.retry != Retry::Never && has_more && gate.fleet.may_retry() => {}
             Err(why) => return Err(why),
         }
     }
 }
 
-fn path(route: &Route) -> &'static str {
-    match route {
-        Route::Chat => "/api/chat",
-        Route::Tags => "/api/tags",
-        Route::Ps => "/api/ps",
-        Route::Version => "/api/version",
-        _ => "/api/generate",
-    }
-}
-
 /// A request as it goes out. Nothing of the client's own goes along: no credentials, no cookies, no Origin.
-fn ask(client: &Caller, path: &'static str, body: Option<Bytes>) -> Ask {
+pub(crate) fn ask(caller: &Caller, route: &Route, body: Option<Bytes>) -> Ask {
+    let Origin { text, trace, .. } = &caller.origin;
     // So that a further gate behind this one can tell clients apart. A client without an address has none to tell.
-    let forwarded = (client.text.as_bytes() != b"unix").then(|| client.text.clone());
-    let trace = &client.trace;
+    let forwarded = (text.as_bytes() != b"unix").then(|| text.clone());
     let fields = [
         forwarded.map(|client| ("x-forwarded-for", client)),
         Some(("x-request-id", trace.id.clone())),
         trace.parent.clone().map(|parent| ("traceparent", parent)),
         trace.state.clone().map(|state| ("tracestate", state)),
     ];
-    Ask { path, body, fields }
+    let method = match route.method() {
+        "POST" => Method::Post,
+        "DELETE" => Method::Delete,
+        "HEAD" => Method::Head,
+        _ if body.is_some() => Method::Post,
+        _ => Method::Get,
+    };
+    Ask { method, path: route.path(), body, fields }
 }
 
 /// Asks one backend, and another where the first surely did not run the request (or, where the operator allows it, did
@@ -172,40 +201,48 @@ async fn serve(gate: &Gate, want: &mut Want, ask: &Ask, ledger: &mut Ledger) -> 
     }
 }
 
-/// The backend's answer as it is: lines as they come, anything else whole.
-async fn answering(
+/// The backend's answer as it is: frames as they come, anything else whole.
+pub(crate) async fn answering(
     gate: &Gate,
-    exchange: Exchange,
-    lease: Option<Lease>,
+    (exchange, lease): (Exchange, Option<Lease>),
+    (route, strip): (&Route, Strip),
     ledger: &mut Ledger,
 ) -> Result<Answering, Rejection> {
-    let Exchange { head, body } = exchange;
+    let Exchange { head, body: upstream } = exchange;
     let status = head.status;
     if status.is_redirection() {
         let cause = format!("status {status}, which is never followed");
         return Err(Rejection::BackendBroken { what: Breakage::NotJson, cause });
     }
-    let streams = status == StatusCode::OK
-        && head.content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-ndjson"));
+    let streams = status == StatusCode::OK && head.content_type.as_ref().is_some_and(is_stream);
     let mut fields = HeaderMap::with_capacity(8);
-    for (name, value) in [(CONTENT_TYPE, head.content_type), (RETRY_AFTER, head.retry_after)] {
+    for (name, value) in
+        [(CONTENT_TYPE, head.content_type), (RETRY_AFTER, head.retry_after), (CACHE_CONTROL, head.cache_control)]
+    {
         if let Some(value) = value {
             fields.insert(name, value);
         }
     }
     if streams {
-        return Ok(Answering { status, fields, content: Content::Lines(body, lease) });
+        let stream = Stream { upstream, lease, frames: Frames::of(route, strip), route: route.clone() };
+        return Ok(Answering { status, fields, content: Content::Stream(Box::new(stream)) });
     }
-    let whole = whole(gate, body, lease.as_ref()).await?;
-    if let Some((lease, stats)) = lease.as_ref().zip(Stats::read(&whole)) {
-        settle(stats, lease, ledger);
-    }
+    let whole = whole(gate, upstream, lease.as_ref()).await?;
     if let Some(lease) = lease.as_ref().filter(|_| status.is_success()) {
+        if let Some(stats) = whole_stats(route, &whole) {
+            settle(stats, lease, ledger);
+        }
         lease.completed();
     }
     // Its slot is free as soon as the backend has done its part.
     drop(lease);
     Ok(Answering { status, fields, content: Content::Whole(whole) })
+}
+
+/// Whether a content type is one of those that answers have which come in pieces.
+fn is_stream(content_type: &HeaderValue) -> bool {
+    let kind = content_type.as_bytes();
+    kind.starts_with(b"application/x-ndjson") || kind.starts_with(b"text/event-stream")
 }
 
 /// Takes what an answer says of its making.
@@ -216,7 +253,7 @@ fn settle(stats: Stats, lease: &Lease, ledger: &mut Ledger) {
     ledger.made(stats);
 }
 
-async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result<Bytes, Rejection> {
+pub(crate) async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result<Bytes, Rejection> {
     let (max, pause) = (gate.plan.max_answer, gate.plan.chunk_timeout);
     body.whole(max, pause).await.map_err(|failed| {
         if let Some(lease) = lease {
@@ -224,6 +261,12 @@ async fn whole(gate: &Gate, body: UpstreamBody, lease: Option<&Lease>) -> Result
         }
         failed.rejection(max, pause)
     })
+}
+
+/// What a backend answered instead of what it was asked for.
+pub(crate) fn refused(status: StatusCode, retry_after: Option<HeaderValue>, body: &[u8]) -> Rejection {
+    let retry_after = retry_after.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
+    Rejection::BackendStatus { status: status.as_u16(), text: error_text(body), retry_after }
 }
 
 /// The backend's own words: the `error` of its JSON, or the text as it is.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gate_api::native;
+use gate_api::origin::Origins;
 use gate_config::{Plan, Rate, Strategy, Target, TrustedProxies, Upstream};
 use gate_limit::{Admission, Clock, Flood, Limit, LimitError, Tables, Trust};
 use gate_upstream::{Fleet, NewestModel, Reach, Rules, Spec, Timeouts};
@@ -13,6 +14,7 @@ use gate_zone::fleet::slots::Holder;
 use gate_zone::{Bells, OwnRow, Place, Zone, clock};
 use tokio::time::Instant;
 
+use crate::holder::{Keys, Lodge};
 use crate::journal::Journal;
 use crate::ledger::LogClock;
 use crate::throttle::{Spell, Throttle};
@@ -28,6 +30,10 @@ pub(crate) struct Gate {
     pub(crate) start: Start,
     pub(crate) trust: Trust,
     pub(crate) admission: Admission,
+    /// Whose requests they are, where there are keys.
+    pub(crate) lodge: Lodge,
+    /// Pages that may ask.
+    pub(crate) origins: Origins,
     pub(crate) flood: Option<Flood>,
     pub(crate) fleet: Rc<Fleet>,
     /// Names for requests whose clients gave them none.
@@ -66,15 +72,24 @@ impl Start {
     }
 }
 
-/// The backends of a plan, or the demo in their place, as the worker whose row is `index` reaches them.
+/// This process, as it holds words of the zone: by its row and pid.
+pub(crate) fn process(row: &OwnRow, index: usize) -> Holder {
+    Holder::new(index, row.row().pid().unwrap_or(0))
+}
+
+/// Who is let in, and for what.
+pub(crate) fn lodge(plan: &Plan, zone: Zone, process: Holder) -> Result<Lodge, LimitError> {
+    Lodge::new(if plan.keys.is_some() { Keys::Asked } else { Keys::Unasked }, zone, process)
+}
+
+/// The backends of a plan, or the demo in their place, as this worker reaches them.
 pub(crate) fn fleet(
     plan: &Plan,
     demo: Option<std::net::SocketAddr>,
-    (zone, row, index): (Zone, Rc<OwnRow>, usize),
+    (zone, row, process): (Zone, Rc<OwnRow>, Holder),
     bells: Rc<Bells>,
 ) -> Fleet {
     let timeouts = Timeouts { connect: plan.connect_timeout, first_byte: plan.first_byte_timeout };
-    let holder = Holder::new(index, row.row().pid().unwrap_or(0));
     let specs = match demo {
         Some(address) => plan.upstream.iter().take(1).map(|upstream| of_demo(upstream, address)).collect(),
         None => plan.upstream.iter().map(spec).collect(),
@@ -88,7 +103,7 @@ pub(crate) fn fleet(
         // Until it is known whether it answers at all; what takes longer is a load, and no failure.
         trial: plan.connect_timeout + plan.breaker_time,
     };
-    Fleet::new(zone.fleet(), (holder, row), (specs, timeouts), rules, move |row| bells.ring(row))
+    Fleet::new(zone.fleet(), (process, row), (specs, timeouts), rules, move |row| bells.ring(row))
 }
 
 /// The demo in the place of a backend, whose cell it has.
@@ -140,11 +155,19 @@ pub(crate) fn flood(plan: &Plan, zone: Zone) -> Result<Option<Flood>, LimitError
     Flood::new(zone.gcra_region(), zone.seed(), Clock::new(move || zone.now_ns()), limit(rate)).map(Some)
 }
 
-fn limit(rate: &Rate) -> Limit {
+/// A rate of requests as it is counted.
+pub(crate) fn limit(rate: &Rate) -> Limit {
     Limit {
         amount: rate.amount,
         window: rate.window(),
         unit: Duration::from_secs(rate.unit.seconds()),
         text: rate.to_string(),
     }
+}
+
+/// A rate of tokens as it is counted.
+pub(crate) fn token_limit(rate: &Rate) -> Limit {
+    let limit = limit(rate);
+    let (amount, rest) = limit.text.split_once(' ').unwrap_or((&limit.text, ""));
+    Limit { text: format!("{amount} tokens {rest}"), ..limit }
 }

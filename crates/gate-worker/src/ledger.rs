@@ -6,7 +6,7 @@ use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gate_api::ndjson::Stats;
+use gate_api::frames::Stats;
 use gate_api::{Fault, Route};
 use gate_config::AccessLogFormat;
 use gate_upstream::{Lease, Member, Queued, Why};
@@ -17,7 +17,9 @@ use http::{HeaderMap, Method, Uri, Version};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::bill::{Bill, Done};
 use crate::gate::Gate;
+use crate::holder::Holder;
 use crate::routes;
 use crate::trace::X_REQUEST_ID;
 use crate::wire::{Line, REFUSED};
@@ -25,7 +27,7 @@ use crate::wire::{Line, REFUSED};
 /// What stands in the log for a request whose client left before an answer, as nginx has it.
 const LEFT: u16 = 499;
 
-static X_GATE_BACKEND: HeaderName = HeaderName::from_static("x-gate-backend");
+pub(crate) static X_GATE_BACKEND: HeaderName = HeaderName::from_static("x-gate-backend");
 static X_GATE_QUEUE_MS: HeaderName = HeaderName::from_static("x-gate-queue-ms");
 static X_GATE_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-gate-queue-position");
 
@@ -62,6 +64,10 @@ pub(crate) struct Ledger {
     /// When the answer began.
     first: Option<Instant>,
     stats: Option<Stats>,
+    /// Frames so far that bring something generated.
+    frames: u64,
+    /// What it was charged.
+    bill: Option<Box<Bill>>,
 }
 
 /// By whom a request was served, and how it came there.
@@ -77,6 +83,8 @@ struct Served {
 #[derive(Debug)]
 struct Record {
     client: Option<HeaderValue>,
+    /// Whose key it came with.
+    key: Option<Box<str>>,
     method: Method,
     uri: Uri,
     referer: Option<HeaderValue>,
@@ -132,6 +140,7 @@ impl Ledger {
         line.begin();
         let record = gate.journal.as_ref().map(|_| Record {
             client: None,
+            key: None,
             method: head.method.clone(),
             uri: head.uri.clone(),
             referer: head.headers.get(REFERER).cloned(),
@@ -158,6 +167,8 @@ impl Ledger {
             served: None,
             first: None,
             stats: None,
+            frames: 0,
+            bill: None,
         }
     }
 
@@ -172,6 +183,23 @@ impl Ledger {
         if let Some(record) = &mut self.record {
             record.client = Some(client.clone());
         }
+    }
+
+    /// Says whose key it came with.
+    pub(crate) fn holder(&mut self, holder: &Holder) {
+        if let (Some(record), Some(name)) = (&mut self.record, &holder.name) {
+            record.key = Some(name.as_str().into());
+        }
+    }
+
+    /// Takes over what it was charged, to be settled when it is over.
+    pub(crate) fn charge(&mut self, bill: Bill) {
+        self.bill = Some(Box::new(bill));
+    }
+
+    /// Says how many frames of the answer have passed.
+    pub(crate) fn made_so_far(&mut self, frames: u64) {
+        self.frames = frames;
     }
 
     /// Says which route it takes.
@@ -281,6 +309,9 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         let took = self.opened.elapsed();
+        if let Some(bill) = self.bill.take() {
+            bill.settle(self.work());
+        }
         if self.outcome.is_none() {
             self.gate.row.add_one(row::LEFT);
         }
@@ -307,10 +338,29 @@ impl Drop for Ledger {
 }
 
 impl Ledger {
+    /// What the backend did for it, as far as one can tell.
+    fn work(&self) -> Done {
+        match (self.stats, self.streaming) {
+            (Some(stats), _) => Done::Told { prompt: stats.prompt_tokens, tokens: stats.tokens.unwrap_or(self.frames) },
+            (None, Streaming::Yes) => Done::Seen { tokens: self.frames },
+            // Its client left while it was worked on.
+            (None, Streaming::No) if self.outcome.is_none() && self.is_in_service() => Done::Seen { tokens: 0 },
+            // No answer, an error, or one that says nothing of its cost.
+            (None, Streaming::No) => Done::Nothing,
+        }
+    }
+
+    fn is_in_service(&self) -> bool {
+        self.served.as_ref().is_some_and(|served| served.chosen.is_some())
+    }
+
     fn json(&self, record: &Record, took: Duration, out: &mut Vec<u8>) {
         let mut object = Json::begin(out);
         self.gate.clock.show(|made| object.plain("time", &made.rfc3339));
         object.text("client", bytes_of(record.client.as_ref()));
+        if let Some(key) = &record.key {
+            object.text("key", key.as_bytes());
+        }
         let (method, target) = record.request_line();
         object.text("method", method);
         object.text("target", target);
@@ -382,8 +432,9 @@ impl Ledger {
         let written = self.gate.clock.show(|made| {
             writeln!(
                 out,
-                "{} - - [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
+                "{} - {} [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
                 dash(record.client.as_ref()),
+                record.key.as_deref().unwrap_or("-"),
                 made.clf,
                 quoted(method),
                 quoted(target),

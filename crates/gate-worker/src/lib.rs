@@ -7,12 +7,17 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod bill;
+mod cors;
 mod drain;
 mod exchange;
 mod framing;
 mod gate;
+mod holder;
 mod journal;
 mod ledger;
+mod lists;
+mod manage;
 mod orders;
 mod outbound;
 mod pages;
@@ -33,6 +38,7 @@ use std::rc::Rc;
 use gate_config::Plan;
 pub use gate_limit::keys;
 use gate_upstream::Fleet;
+use gate_zone::fleet::slots::Holder as Process;
 use gate_zone::{Bells, OwnRow, Place, Stage, Zone, clock};
 use tokio::task::LocalSet;
 
@@ -106,8 +112,9 @@ async fn serve(post: Post) -> Result<u8, String> {
     let mut orders = Orders::listen(lifeline).map_err(text)?;
     let row = Rc::new(row);
     let ear = bells.ear(row_index).transpose().map_err(text)?;
-    let fleet = Rc::new(gate::fleet(&plan, demo, (zone, Rc::clone(&row), row_index), bells));
-    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row)), fleet, journal)?);
+    let process = gate::process(&row, row_index);
+    let fleet = Rc::new(gate::fleet(&plan, demo, (zone, Rc::clone(&row), process), bells));
+    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row), process), fleet, journal)?);
     let sources: Vec<Source> = listeners.into_iter().map(source).collect::<io::Result<_>>().map_err(text)?;
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);
@@ -138,7 +145,7 @@ fn source(listening: Listening) -> io::Result<Source> {
 
 fn build(
     plan: Rc<Plan>,
-    (place, zone, row): (Place, Zone, Rc<OwnRow>),
+    (place, zone, row, process): (Place, Zone, Rc<OwnRow>, Process),
     fleet: Rc<Fleet>,
     journal: Option<AccessFile>,
 ) -> Result<Gate, String> {
@@ -151,6 +158,8 @@ fn build(
     Ok(Gate {
         trust: gate::trust(&plan),
         admission: gate::admission(&plan, zone).map_err(|error| error.to_string())?,
+        lodge: gate::lodge(&plan, zone, process).map_err(|error| error.to_string())?,
+        origins: gate_api::origin::Origins::new(&plan.origins),
         flood: gate::flood(&plan, zone).map_err(|error| error.to_string())?,
         fleet,
         ids: trace::Ids::new([getrandom::u64().unwrap_or(0), getrandom::u64().unwrap_or(0)]),

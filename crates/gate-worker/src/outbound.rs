@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use gate_api::ndjson::{self, End, Lines};
+use gate_api::frames::{End, Frames, error_frame};
 use gate_api::rejection::{Breakage, Phase};
-use gate_api::{Connection, Fault, Rejection};
+use gate_api::{Connection, Fault, Rejection, Route};
 use gate_upstream::{Lease, UpstreamBody};
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
@@ -32,8 +32,18 @@ pub(crate) struct Answering {
 pub(crate) enum Content {
     /// All of it.
     Whole(Bytes),
-    /// Lines as they come, over a slot that is held until their end.
-    Lines(UpstreamBody, Option<Lease>),
+    /// Frames as they come.
+    Stream(Box<Stream>),
+}
+
+/// A stream that a backend has begun.
+pub(crate) struct Stream {
+    pub(crate) upstream: UpstreamBody,
+    /// The slot that is held until its end.
+    pub(crate) lease: Option<Lease>,
+    pub(crate) frames: Frames,
+    /// What it answers.
+    pub(crate) route: Route,
 }
 
 impl Answering {
@@ -42,6 +52,11 @@ impl Answering {
         let mut fields = HeaderMap::with_capacity(4);
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Self { status, fields, content: Content::Whole(body.into()) }
+    }
+
+    /// An answer without a body.
+    pub(crate) fn empty(status: StatusCode) -> Self {
+        Self { status, fields: HeaderMap::new(), content: Content::Whole(Bytes::new()) }
     }
 
     /// A refusal as its dialect words it.
@@ -73,9 +88,7 @@ impl Answering {
         }
         let body = match self.content {
             Content::Whole(bytes) => Outbound::Whole(Box::new(Whole { bytes: Some(bytes), ledger })),
-            Content::Lines(upstream, lease) => {
-                Outbound::Relay(Box::new(Relay::new((upstream, lease), Rc::clone(gate), ledger)))
-            }
+            Content::Stream(stream) => Outbound::Relay(Box::new(Relay::new(*stream, Rc::clone(gate), ledger))),
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -96,11 +109,12 @@ pub(crate) struct Whole {
     ledger: Ledger,
 }
 
-/// A stream of lines on its way through.
+/// A stream on its way through.
 pub(crate) struct Relay {
     /// `None` once the stream has ended; dropping it before cancels the generation, and gives back its slot.
     upstream: Option<(UpstreamBody, Option<Lease>)>,
-    lines: Lines,
+    frames: Frames,
+    route: Route,
     gate: Rc<Gate>,
     ledger: Ledger,
     pause: Pause,
@@ -137,11 +151,11 @@ impl Pause {
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
-    fn new(upstream: (UpstreamBody, Option<Lease>), gate: Rc<Gate>, mut ledger: Ledger) -> Self {
+    fn new(Stream { upstream, lease, frames, route }: Stream, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
         ledger.streams();
         let end = gate.plan.request_timeout.map(|limit| Box::pin(sleep_until(ledger.opened() + limit)));
         let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };
-        Self { upstream: Some(upstream), lines: Lines::default(), gate, ledger, pause, end }
+        Self { upstream: Some((upstream, lease)), frames, route, gate, ledger, pause, end }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -159,9 +173,12 @@ impl Relay {
             match upstream.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.pause.last = Instant::now();
-                    match self.lines.push(chunk) {
-                        Ok(lines) if lines.is_empty() => {}
-                        Ok(lines) => return self.pass(lines),
+                    match self.frames.push(chunk) {
+                        Ok(frames) if frames.is_empty() => {}
+                        Ok(frames) => {
+                            self.ledger.made_so_far(self.frames.count());
+                            return self.pass(frames);
+                        }
                         Err(too_long) => return self.breaks(&broken(Breakage::TooLarge, too_long.to_string())),
                     }
                 }
@@ -176,15 +193,15 @@ impl Relay {
         }
     }
 
-    fn pass(&mut self, lines: Bytes) -> Polled {
-        self.ledger.sent(lines.len());
-        Poll::Ready(Some(Ok(Frame::data(lines))))
+    fn pass(&mut self, frames: Bytes) -> Polled {
+        self.ledger.sent(frames.len());
+        Poll::Ready(Some(Ok(Frame::data(frames))))
     }
 
     /// The backend has ended its answer: well, or without saying so.
     fn ended(&mut self) -> Polled {
         let lease = self.upstream.take().and_then(|(_, lease)| lease);
-        match std::mem::take(&mut self.lines).finish() {
+        match self.frames.finish() {
             End::Complete { stats } => {
                 if let (Some(lease), Some(load)) = (&lease, stats.load) {
                     lease.loaded_in(load);
@@ -204,7 +221,7 @@ impl Relay {
                 if let Some(lease) = &lease {
                     lease.broke();
                 }
-                let cause = format!("the stream ended without done:true ({fragment} bytes of a line were dropped)");
+                let cause = format!("the stream just stopped ({fragment} bytes of an unfinished frame were dropped)");
                 self.tell(&broken(Breakage::ClosedEarly, cause))
             }
         }
@@ -227,7 +244,7 @@ impl Relay {
     fn tell(&mut self, why: &Rejection) -> Polled {
         let terms = why.terms();
         self.ledger.refused(terms.fault, &terms.log);
-        self.pass(ndjson::error_line(&terms.public))
+        self.pass(error_frame(&self.route, why))
     }
 }
 

@@ -9,23 +9,28 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gate_api::article::ArticleRequest;
-use gate_api::native::{self, NativeCall};
+use gate_api::call::{self, Call};
 use gate_api::rejection::{LimitHeaders, Phase};
 use gate_api::{Dialect, Fault, Rejection, Route, route};
-use gate_limit::{Client, Permit, Refused, Scope, Standing};
+use gate_limit::{Client, Refused, Scope, Standing};
 use gate_upstream::{Gather, OverCap, within};
 use gate_zone::clock;
 use gate_zone::layout::row;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
+use crate::bill::{self, Cause, Unaffordable};
+use crate::cors;
 use crate::exchange;
 use crate::gate::Gate;
+use crate::holder::Holder;
 use crate::ledger::Ledger;
+use crate::lists;
+use crate::manage::{self, Upload};
 use crate::outbound::{Answering, Outbound};
 use crate::pages;
 use crate::trace::Trace;
@@ -44,12 +49,24 @@ struct Refusal {
     standing: Option<Standing>,
 }
 
-/// Who asks, and how that is written in the log and to the backend.
-pub(crate) struct Caller {
+impl Refusal {
+    fn new(dialect: Dialect, rejection: Rejection) -> Self {
+        Self { dialect, rejection, standing: None }
+    }
+}
+
+/// Where a request comes from, and how that is written in the log and to the backend.
+pub(crate) struct Origin {
     pub(crate) client: Client,
     pub(crate) text: HeaderValue,
     /// The names that its request is followed by.
     pub(crate) trace: Trace,
+}
+
+/// Who asks.
+pub(crate) struct Caller {
+    pub(crate) origin: Origin,
+    pub(crate) holder: Holder,
 }
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -71,10 +88,13 @@ pub(crate) async fn handle(gate: Rc<Gate>, line: Rc<Line>, request: Request<Inco
         Ok(Ok(answering)) => answering.send(&gate, ledger),
         Ok(Err(refusal)) => refuse(&gate, &line, &head, refusal, ledger),
         Err(rejection) => {
-            let refusal = Refusal { dialect: dialect(), rejection, standing: None };
+            let refusal = Refusal::new(dialect(), rejection);
             refuse(&gate, &line, &head, refusal, ledger)
         }
     };
+    if head.headers.contains_key(ORIGIN) {
+        cors::tell(&gate, &head, dialect(), response.headers_mut());
+    }
     if let Some(body) = body
         && passing(&head, body).await == Passing::Left
     {
@@ -147,47 +167,82 @@ async fn answer(
     (head, body): (&Parts, &mut Option<Incoming>),
     ledger: &mut Ledger,
 ) -> Result<Answering, Refusal> {
-    let client = identify(gate, line, head);
-    ledger.identify(&client.text, &client.trace.id);
+    let origin = identify(gate, line, head);
+    ledger.identify(&origin.text, &origin.trace.id);
     let routed = screen(line, head);
-    guard(gate, &client.client, &routed)?;
+    guard(gate, &origin.client, &routed)?;
+    if let Some(preflight) = cors::preflight(gate, head, routed_dialect(&routed)) {
+        return preflight.map_err(|rejection| Refusal::new(routed_dialect(&routed), rejection));
+    }
     let route = routed?;
     ledger.route(&route);
     let dialect = route.dialect();
-    let refused = |rejection| Refusal { dialect, rejection, standing: None };
+    let refused = |rejection| Refusal::new(dialect, rejection);
+    cors::judge(gate, head, dialect).map_err(refused)?;
+    let holder = gate.lodge.holder(&head.headers, &origin.client, &route).map_err(refused)?;
+    ledger.holder(&holder);
+    holder.may_use(&route).map_err(refused)?;
+    let caller = Caller { origin, holder };
     match route {
         Route::ArticleBody => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
             let request = ArticleRequest::from_body(content_type, &bytes).map_err(refused)?;
-            let permit = admit(gate, &client.client, (Scope::ArticleBody, dialect))?;
-            article(gate, &client, (request, permit), ledger).await.map_err(refused)
+            article(gate, &caller, (request, Scope::ArticleBody), ledger).await
         }
         Route::ArticleItem { prompt } => {
-            let request = ArticleRequest::from_item(prompt);
-            let permit = admit(gate, &client.client, (Scope::ArticleItem, dialect))?;
-            article(gate, &client, (request, permit), ledger).await.map_err(refused)
-        }
-        Route::Generate | Route::Chat => {
-            let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
-            let call = validate(&route, &bytes).map_err(refused)?;
-            let permit = admit(gate, &client.client, (Scope::Api, dialect))?;
-            exchange::native(gate, &client, (&route, &call, bytes), ledger).await.map_err(refused).map(
-                |mut answering| {
-                    limit_fields(gate, permit.standing(), &mut answering);
-                    answering
-                },
-            )
-        }
-        Route::Tags | Route::Ps | Route::Version => {
-            exchange::question(gate, &client, &route, ledger).await.map_err(refused)
+            article(gate, &caller, (ArticleRequest::from_item(prompt), Scope::ArticleItem), ledger).await
         }
         Route::Root | Route::OpenApi | Route::Docs(_) | Route::Healthz | Route::Readyz => Ok(pages::page(gate, &route)),
+        Route::Version => exchange::question(gate, &caller, &route, ledger).await.map_err(refused),
+        Route::Tags | Route::Ps | Route::Models => lists::answer(gate, &caller, &route, ledger).await.map_err(refused),
+        Route::Show | Route::Model { .. } => {
+            let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
+            let call = judge(&caller, &route, &bytes).map_err(refused)?;
+            exchange::about(gate, &caller, (&route, &call, bytes), ledger).await.map_err(refused)
+        }
+        Route::Blob { .. } => {
+            let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger)?;
+            let upload = Upload { gate, line, head, body };
+            let answering = manage::blob(&caller, &route, upload, ledger).await.map_err(refused)?;
+            Ok(told(gate, standing.as_ref(), answering))
+        }
+        Route::Pull | Route::Push | Route::Create | Route::Copy | Route::Delete => {
+            let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
+            let call = judge(&caller, &route, &bytes).map_err(refused)?;
+            let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger)?;
+            let answering =
+                manage::work(gate, &caller, (&route, &call, bytes), (head, ledger)).await.map_err(refused)?;
+            Ok(told(gate, standing.as_ref(), answering))
+        }
+        Route::Generate
+        | Route::Chat
+        | Route::Embed
+        | Route::Embeddings
+        | Route::ChatCompletions
+        | Route::Completions
+        | Route::V1Embeddings
+        | Route::Responses
+        | Route::Messages => {
+            let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
+            let mut call = judge(&caller, &route, &bytes).map_err(refused)?;
+            let bytes = clamp(&caller, &mut call, bytes).map_err(refused)?;
+            let standing = charge(gate, &caller, (Scope::Api, dialect, Some(&call)), ledger)?;
+            let answering = exchange::infer(gate, &caller, (&route, &call, bytes), ledger).await.map_err(refused)?;
+            Ok(told(gate, standing.as_ref(), answering))
+        }
+    }
+}
+
+fn routed_dialect(routed: &Result<Route, Refusal>) -> Dialect {
+    match routed {
+        Ok(route) => route.dialect(),
+        Err(refusal) => refusal.dialect,
     }
 }
 
 /// Whose request it is.
-fn identify(gate: &Gate, line: &Line, head: &Parts) -> Caller {
+fn identify(gate: &Gate, line: &Line, head: &Parts) -> Origin {
     let named = |client: &Client| {
         let text = HeaderValue::try_from(client.addr().to_string());
         text.unwrap_or_else(|_| HeaderValue::from_static("unknown"))
@@ -200,21 +255,21 @@ fn identify(gate: &Gate, line: &Line, head: &Parts) -> Caller {
     } else {
         line.name.get_or_init(|| named(&client)).clone()
     };
-    Caller { client, text, trace: Trace::of(&head.headers, &gate.ids) }
+    Origin { client, text, trace: Trace::of(&head.headers, &gate.ids) }
 }
 
 /// Which route it takes; or why its head was refused before hyper read it.
 fn screen(line: &Line, head: &Parts) -> Result<Route, Refusal> {
     if head.method.as_str() == REFUSED {
         let rejection = line.refusal().unwrap_or(Rejection::Internal);
-        return Err(Refusal { dialect: Dialect::Gate, rejection, standing: None });
+        return Err(Refusal::new(Dialect::Gate, rejection));
     }
     // An absolute target is rare, and the only one that is not at hand as it came.
     let target = match (head.uri.scheme(), head.uri.path_and_query()) {
         (None, Some(target)) => Cow::Borrowed(target.as_str()),
         _ => Cow::Owned(head.uri.to_string()),
     };
-    route(head.method.as_str(), &target).map_err(|(dialect, rejection)| Refusal { dialect, rejection, standing: None })
+    route(head.method.as_str(), &target).map_err(|(dialect, rejection)| Refusal::new(dialect, rejection))
 }
 
 /// The flood guard counts everything but health checks, before the body is read.
@@ -227,7 +282,7 @@ fn guard(gate: &Gate, client: &Client, routed: &Result<Route, Refusal>) -> Resul
     };
     flood.guard(client).map_err(|Refused { retry, .. }| {
         gate.row.add_one(row::LIMITED);
-        Refusal { dialect, rejection: Rejection::Flooded { retry }, standing: None }
+        Refusal::new(dialect, Rejection::Flooded { retry })
     })
 }
 
@@ -237,58 +292,98 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inc
         return Err(Rejection::UnsupportedEncoding);
     }
     let Some(mut body) = body.take() else { return Ok(Bytes::new()) };
-    let (max, after) = (gate.plan.max_body, gate.plan.body_timeout);
+    let max = gate.plan.max_body;
     let too_large = |_: OverCap| Rejection::BodyTooLarge { limit: max as u64 };
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(OverCap));
     }
     let mut gather = Gather::default();
-    while !body.is_end_stream() {
-        let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-        let Some(frame) = within(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
-        // A body that breaks the framing was refused by the wire, which kept the reason.
-        let frame = frame.map_err(|_| {
-            line.refusal().unwrap_or(Rejection::MalformedHead { reason: "a body that ended before its end" })
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = piece(gate, line, &mut body).await? {
         gather.add(data, max).map_err(too_large)?;
     }
     Ok(gather.whole())
 }
 
-fn validate(route: &Route, body: &[u8]) -> Result<NativeCall, Rejection> {
-    match route {
-        Route::Chat => native::chat(body),
-        _ => native::generate(body),
+/// The next piece of a body, within its pauses; none at its end.
+pub(crate) async fn piece(gate: &Gate, line: &Line, body: &mut Incoming) -> Result<Option<Bytes>, Rejection> {
+    let after = gate.plan.body_timeout;
+    while !body.is_end_stream() {
+        let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        let Some(frame) = within(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
+        // A body that breaks the framing was refused by the wire, which kept the reason.
+        let frame = frame.map_err(|_| {
+            line.refusal().unwrap_or(Rejection::MalformedHead { reason: "a body that ended before its end" })
+        })?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
     }
+    Ok(None)
 }
 
-/// Counts a request that is valid.
-fn admit(gate: &Gate, client: &Client, (scope, dialect): (Scope, Dialect)) -> Result<Permit, Refusal> {
-    gate.admission.admit(client, scope).map_err(|refused| {
-        gate.row.add_one(row::LIMITED);
-        let rejection = Rejection::RateLimited { limit: refused.limit.text.clone(), retry: refused.retry };
-        Refusal { dialect, rejection, standing: Some(refused.standing()) }
-    })
+/// What a body asks for, if its caller may name the models that it names.
+fn judge(caller: &Caller, route: &Route, body: &[u8]) -> Result<Call, Rejection> {
+    let call = call::judge(route, body)?;
+    caller.holder.may_name(&call)?;
+    Ok(call)
+}
+
+/// The body held to what its caller may ask for.
+fn clamp(caller: &Caller, call: &mut Call, body: Bytes) -> Result<Bytes, Rejection> {
+    Ok(call.clamp(&body, &caller.holder.terms.clamps)?.map_or(body, Bytes::from))
+}
+
+/// Charges a request that is valid; where its client stands then.
+fn charge(
+    gate: &Gate,
+    caller: &Caller,
+    (scope, dialect, call): (Scope, Dialect, Option<&Call>),
+    ledger: &mut Ledger,
+) -> Result<Option<Standing>, Refusal> {
+    let charged = bill::charge(gate, &caller.holder, Cause { scope, call });
+    let (bill, standing) =
+        charged.map_err(|Unaffordable { rejection, standing }| Refusal { dialect, rejection, standing })?;
+    ledger.charge(bill);
+    Ok(standing)
 }
 
 /// The article's routes: one question, one whole answer.
 async fn article(
     gate: &Rc<Gate>,
-    client: &Caller,
-    (request, permit): (ArticleRequest<'_>, Permit),
+    caller: &Caller,
+    (request, scope): (ArticleRequest<'_>, Scope),
     ledger: &mut Ledger,
-) -> Result<Answering, Rejection> {
+) -> Result<Answering, Refusal> {
+    let refused = |rejection| Refusal::new(Dialect::Article, rejection);
+    // As in the replaced stack, where the limit comes before everything; what a key may ask for depends on the model.
+    let counted = match caller.holder.name {
+        None => Some(charge(gate, caller, (scope, Dialect::Article, None), ledger)?),
+        Some(_) => None,
+    };
     let model = match &gate.model {
         Some(model) => Rc::clone(model),
-        None => newest(gate).await?,
+        None => newest(gate).await.map_err(refused)?,
     };
     ledger.model(&model);
-    let want = exchange::want(gate, client, &model, ("", 0));
-    let body = exchange::article(gate, client, (want, request.upstream_body(&model).into()), ledger).await?;
-    let mut answering = Answering::whole(StatusCode::OK, "application/json", body);
-    limit_fields(gate, permit.standing(), &mut answering);
-    Ok(answering)
+    let mut body = Bytes::from(request.upstream_body(&model));
+    let mut call = None;
+    let standing = if let Some(standing) = counted {
+        standing
+    } else {
+        let judged = call.insert(judge(caller, &Route::Generate, &body).map_err(refused)?);
+        body = clamp(caller, judged, body).map_err(refused)?;
+        charge(gate, caller, (scope, Dialect::Article, call.as_ref()), ledger)?
+    };
+    let options = call.as_ref().map_or("", |call| call.load_options.as_str());
+    let want = exchange::want(gate, caller, &model, (options, 0));
+    let body = exchange::article(gate, caller, (want, body), ledger).await.map_err(refused)?;
+    Ok(told(gate, standing.as_ref(), Answering::whole(StatusCode::OK, "application/json", body)))
+}
+
+/// An answer with where its client stands, where the operator wants it told.
+fn told(gate: &Gate, standing: Option<&Standing>, mut answering: Answering) -> Answering {
+    limit_fields(gate, standing, &mut answering);
+    answering
 }
 
 /// The model for requests that name none, as the first of the backends says that can.

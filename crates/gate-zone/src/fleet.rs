@@ -228,12 +228,7 @@ impl Fleet {
     /// Frees what is held by processes that no row of the scoreboard knows any more: what two masters have missed between
     /// them. And offers that nobody can take. Masters only.
     pub fn settle_strays(self, board: Scoreboard) -> (usize, usize) {
-        let is_stray = |holder: Holder| match holder.row() {
-            // Another master, which may be at it: to take its work over would be to do half of it twice.
-            layout::SETTLED_ROW => is_lost_master(holder.pid()),
-            row => board.row(row).pid().is_none_or(|pid| Holder::new(row, pid) != holder),
-        };
-        let (slots, places) = self.free(is_stray);
+        let (slots, places) = self.free(|holder| is_stray(board, holder));
         (slots + settlement::free_unpromised(self.queue(), &self.all_slots()), places)
     }
 
@@ -254,6 +249,15 @@ impl Fleet {
 fn is_nobodys(key: u64) -> bool {
     let pid = key as u32;
     key == 0 || (key >= EMPTYING && process::is_gone(pid, process::born(pid).unwrap_or(0)))
+}
+
+/// Whether no row of the scoreboard knows this process any more.
+pub(crate) fn is_stray(board: Scoreboard, holder: Holder) -> bool {
+    match holder.row() {
+        // Another master, which may be at it: to take its work over would be to do half of it twice.
+        layout::SETTLED_ROW => is_lost_master(holder.pid()),
+        row => board.row(row).pid().is_none_or(|pid| Holder::new(row, pid) != holder),
+    }
 }
 
 /// Whether the master with this pid has left something behind, rather than being about to finish it. A master does one

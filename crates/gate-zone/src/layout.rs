@@ -41,6 +41,10 @@ pub mod header {
     /// One more than the highest backend's cell ever taken, so that readers need not touch all. By compare-and-swap, and only
     /// grows.
     pub const CELLS_USED: usize = 11;
+    /// Whether the store of shared limits is asked: see [`crate::store`]. By compare-and-swap.
+    pub const STORE_BREAKER: usize = 14;
+    /// Whether there is a store, and since when it is away: see [`crate::store`]. By compare-and-swap.
+    pub const STORE_SINCE: usize = 15;
     /// Window lengths in nanoseconds of the limiter's fixed-window regions; 0 is an unused region.
     /// Written by the master before any worker that uses it is forked.
     pub const WINDOWS: usize = 16;
@@ -221,18 +225,20 @@ pub mod keyring {
     pub const BUCKET_COUNT: usize = 1;
     /// How many policies.
     pub const POLICY_COUNT: usize = 2;
-    /// For each bucket, and for one behind the last: its first record << 32 | the first word of that record's name.
+    /// How many words all records have.
+    pub const RECORDS_USED: usize = 3;
+    /// For each bucket, and for one behind the last: where its first record begins among them.
     pub const BUCKETS: usize = 8;
-    /// The most buckets: two keys in each.
-    pub const BUCKET_COUNT_MAX: usize = KEYS / 2;
-    /// Records, bucket by bucket.
+    /// The most buckets: one for each key.
+    pub const BUCKET_COUNT_MAX: usize = KEYS;
+    /// Records, each with its name behind it, bucket by bucket.
     pub const RECORDS: usize = (BUCKETS + BUCKET_COUNT_MAX + 1).next_multiple_of(record::WORDS);
-    /// Names of the records, in their order.
-    pub const NAMES: usize = RECORDS + KEYS * record::WORDS;
     /// The most words of a name: eight bytes each.
     pub const NAME_WORDS: usize = 8;
+    /// The most words of all records.
+    pub const RECORDS_MAX: usize = KEYS * (record::WORDS + NAME_WORDS);
     /// For each policy: the first word of its text << 32 | the text's bytes.
-    pub const POLICIES: usize = NAMES + KEYS * NAME_WORDS;
+    pub const POLICIES: usize = RECORDS + RECORDS_MAX;
     /// The most policies: one for each key.
     pub const POLICY_COUNT_MAX: usize = KEYS;
     /// Texts of the policies, each in words of its own.
@@ -244,7 +250,7 @@ pub mod keyring {
     /// Words of the keyring.
     pub const WORDS: usize = HALVES + 2 * HALF_WORDS;
 
-    /// Words of a record: one cache line.
+    /// Words of a record: one cache line, and its name behind them.
     pub mod record {
         /// Words of its name << 60 | the key's id.
         pub const ID: usize = 0;
@@ -254,7 +260,7 @@ pub mod keyring {
         pub const DIGEST: usize = 3;
         /// When it expires, in Unix seconds, << 32 | the policy.
         pub const TERMS: usize = 7;
-        /// Words of a record.
+        /// Words of a record without its name.
         pub const WORDS: usize = 8;
     }
 }
@@ -264,6 +270,20 @@ pub const CLIENTS: usize = 4096;
 
 /// Words of the table of loads in progress.
 pub const LOADS: usize = 256;
+
+/// Words that say who is in service for a key. See [`crate::holds`]. By compare-and-swap.
+pub mod holds {
+    /// How far the words of each group's keys lie, a byte each, and behind that the words.
+    pub const TABLE: usize = GROUPS / 8;
+    /// Groups of words.
+    pub const GROUPS: usize = 256;
+    /// Words of a group.
+    pub const GROUP: usize = 64;
+    /// The most that a key can have in service.
+    pub const MAX: usize = 1024;
+    /// All of them: 128 KiB and a quarter.
+    pub const WORDS: usize = TABLE + GROUPS * GROUP;
+}
 
 /// Rows of the scoreboard. Row 0 is the master's: the sums of all settled rows.
 pub const ROWS: usize = 256;
@@ -292,8 +312,11 @@ pub const FINISH_TAGS: usize = ENTRIES + queue::ENTRIES * entry::WORDS;
 /// First word of the loads in progress.
 pub const LOADING: usize = FINISH_TAGS + CLIENTS;
 
+/// First word of who is in service for a key.
+pub const HOLDS: usize = LOADING + LOADS;
+
 /// First word of the keyring: of a page, so that its halves can be given back.
-pub const KEYRING: usize = (LOADING + LOADS).next_multiple_of(512);
+pub const KEYRING: usize = (HOLDS + holds::WORDS).next_multiple_of(512);
 
 /// First word of the limiter.
 pub const LIMITER: usize = KEYRING + keyring::WORDS;

@@ -1,4 +1,5 @@
-//! What each word of the shared memory means: the head, the scoreboard, the fleet, the keyring and the limiter's tables.
+//! What each word of the shared memory means: the head, the scoreboard, the fleet, the keyring, who is in service and the
+//! limiter's tables.
 //!
 //! It does not decide who may pass or which process to start; it knows layouts and the protocols (single writer, or
 //! compare-and-swap) by which processes share them without locks.
@@ -11,11 +12,13 @@ pub use gate_sys::clock;
 
 mod adopted;
 pub mod fleet;
+pub mod holds;
 pub mod keyring;
 pub mod layout;
 pub mod limiter;
 pub mod probe;
 pub mod scoreboard;
+pub mod store;
 pub mod word;
 
 use std::io;
@@ -32,6 +35,7 @@ use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
 use crate::limiter::fixed::{self, Window};
 pub use crate::probe::Probe;
 pub use crate::scoreboard::{InService, OwnRow, Place, Role, Row, Scoreboard, Stage};
+pub use crate::store::Store;
 
 /// The shared memory of one gate. Copies of this handle name the same memory, in every process forked from the
 /// master that made it.
@@ -154,6 +158,11 @@ impl Zone {
     pub fn scoreboard(self) -> Scoreboard {
         let end = SCOREBOARD + layout::ROWS * layout::row::WORDS;
         Scoreboard { words: &self.words[SCOREBOARD..end], used: &self.words[header::ROWS_USED] }
+    }
+
+    /// How the store of shared limits is.
+    pub fn limit_store(self) -> Store<AtomicU64> {
+        Store { breaker: &self.words[header::STORE_BREAKER], since: &self.words[header::STORE_SINCE] }
     }
 
     /// The generation that serves.
@@ -335,7 +344,7 @@ mod tests {
         let region = zone.window_region(minute).unwrap();
         let window = Window::new(minute).unwrap();
         let charge = |hash: u64, now_ns: u64| {
-            let charge = fixed::Charge { tag: fixed::Tag::new(hash), amount: 9, window };
+            let charge = fixed::Charge { tag: fixed::Tag::new(hash), amount: 9, cost: 1, window };
             let set = limiter::set_of(region.sets, hash).unwrap();
             fixed::charge(set, || limiter::cell_of(region.overflow, hash).unwrap(), charge, || now_ns);
         };

@@ -1,4 +1,5 @@
-//! Counting over shared words: fixed windows ([`fixed`]) and GCRA ([`gcra`]).
+//! Counting over shared words: fixed windows ([`fixed`]), GCRA ([`gcra`]), and what a gate holds of a count that several
+//! hosts share ([`pool`]).
 //!
 //! It decides for a hashed key; who the client is, which limits apply and how keys are hashed is not known here, nor is
 //! the clock, which comes in as a closure that tells nanoseconds since the zone's epoch.
@@ -17,6 +18,7 @@
 
 pub mod fixed;
 pub mod gcra;
+pub mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -46,7 +48,7 @@ pub fn cell_of<W: Word>(cells: &[W], hash: u64) -> Option<&W> {
 }
 
 /// Spreads a hash over `0..count` evenly without a division.
-fn scale(hash: u64, count: usize) -> Option<usize> {
+pub(crate) fn scale(hash: u64, count: usize) -> Option<usize> {
     (count > 0).then(|| ((u128::from(hash) * count as u128) >> 64) as usize)
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use gate_zone::limiter::fixed::{self, Charge, Verdict, Window};
+use gate_zone::limiter::fixed::{self, Charge, Taken, Verdict, Window};
 use gate_zone::limiter::gcra;
 use gate_zone::word::Word;
 use loom::sync::Arc;
@@ -52,8 +52,19 @@ impl Shared {
     }
 
     fn admits(&self, amount: u64) -> bool {
-        let charge = Charge { tag: fixed::Tag::new(TAG), amount, window: window() };
-        matches!(fixed::charge(&self.set, || &self.cell, charge, || self.now()), Verdict::Admitted { .. })
+        self.take(1, amount).is_some()
+    }
+
+    fn take(&self, cost: u64, amount: u64) -> Option<Taken> {
+        let charge = Charge { tag: fixed::Tag::new(TAG), amount, cost, window: window() };
+        match fixed::charge(&self.set, || &self.cell, charge, || self.now()) {
+            Verdict::Admitted { taken, .. } => Some(taken),
+            Verdict::Refused { .. } => None,
+        }
+    }
+
+    fn settle(&self, taken: Taken, used: u64) {
+        fixed::settle(&self.set, || &self.cell, taken, used, || self.now());
     }
 
     /// One at once, and another after a second.
@@ -239,6 +250,97 @@ fn a_charger_killed_between_its_swap_and_its_second_look_costs_at_most_a_charge(
             ],
         );
         assert!(count <= 2, "{count} admitted of 2");
+    });
+}
+
+#[test]
+fn costs_of_an_empty_set_admit_what_fits() {
+    check(|| {
+        let shared = Shared::new([0, 0], 0);
+        let take = |cost| move |s: &Shared| s.take(cost, 4).is_some();
+        let others = [2, 3].map(|cost| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || u64::from(take(cost)(&shared)) * cost)
+        });
+        let admitted: u64 = others.into_iter().map(|other| other.join().expect("no thread of a model panics")).sum();
+        assert!(admitted == 2 || admitted == 3, "{admitted}: one fits, both do not");
+        assert_eq!(shared.counted(), admitted);
+    });
+}
+
+#[test]
+fn costs_in_two_ways_of_a_key_never_admit_more() {
+    check(|| {
+        let edge = 2 * SECOND_NS;
+        let shared = Shared::new([fixed_word(OTHER, edge), 0], edge - SECOND_NS / 100);
+        let count = admitted(
+            &shared,
+            [
+                |s| {
+                    s.now_ns.store(2 * SECOND_NS, Ordering::SeqCst);
+                    s.take(2, 3).is_some()
+                },
+                |s| s.take(2, 3).is_some(),
+            ],
+        );
+        assert!(count <= 1, "{count} of cost 2 admitted of 3");
+        assert!(shared.counted() >= 2 * count);
+    });
+}
+
+#[test]
+fn what_is_given_back_is_taken_once() {
+    check(|| {
+        let shared = Shared::new([0, 0], 0);
+        let taken = shared.take(2, 3).expect("nobody else is there");
+        let settler = Arc::clone(&shared);
+        let settler = thread::spawn(move || settler.settle(taken, 0));
+        let cost = |s: &Shared, cost| s.take(cost, 3).map_or(0, |taken| taken.cost());
+        let other = Arc::clone(&shared);
+        let other = thread::spawn(move || cost(&other, 2));
+        let own = cost(&shared, 1);
+        let sum = own + other.join().expect("no thread of a model panics");
+        settler.join().expect("no thread of a model panics");
+        assert!(own == 1, "one fits in any case");
+        assert_eq!(shared.counted(), sum, "of 3");
+    });
+}
+
+#[test]
+fn what_was_used_beyond_is_charged_beside_others() {
+    check(|| {
+        let shared = Shared::new([0, 0], 0);
+        let taken = shared.take(1, 4).expect("nobody else is there");
+        let settler = Arc::clone(&shared);
+        let settler = thread::spawn(move || settler.settle(taken, 3));
+        let count = admitted(&shared, [|s| s.take(1, 4).is_some(), |s| s.take(2, 4).is_some()]);
+        settler.join().expect("no thread of a model panics");
+        let counted = shared.counted();
+        assert!((3 + count..=3 + 2 * count).contains(&counted), "{counted} for {count}");
+        assert!(!shared.admits(4) || counted < 4, "who comes later sees all of it");
+    });
+}
+
+#[test]
+fn a_settlement_leaves_the_next_window_alone() {
+    check(|| {
+        let shared = Shared::new([0, 0], 0);
+        let taken = shared.take(2, 2).expect("nobody else is there");
+        let count = {
+            let settler = Arc::clone(&shared);
+            let settler = thread::spawn(move || settler.settle(taken, 0));
+            let count = admitted(
+                &shared,
+                [|s| {
+                    s.now_ns.store(2 * SECOND_NS, Ordering::SeqCst);
+                    s.take(2, 2).is_some()
+                }],
+            );
+            settler.join().expect("no thread of a model panics");
+            count
+        };
+        assert_eq!(count, 1, "the old window is over");
+        assert_eq!(shared.counted(), 2);
     });
 }
 

@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
+use crate::dialect::Dialect;
 use crate::generation::Generation;
 use crate::residence::Lease;
+use crate::voice::{Telling, Voice};
 
 /// What Go's gin calls JSON.
 pub(crate) const JSON: &str = "application/json; charset=utf-8";
 /// What Ollama calls JSON where it sets the header itself.
-const PLAIN_JSON: &str = "application/json";
-/// A stream of lines.
-const NDJSON: &str = "application/x-ndjson";
+pub(crate) const PLAIN_JSON: &str = "application/json";
 /// The root's text.
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 /// Texts that gin writes itself.
@@ -23,8 +23,10 @@ pub(crate) const BUSY: &str = "server busy, please try again.  maximum pending r
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
-    pub(crate) extra: Option<(&'static str, &'static str)>,
+    pub(crate) extra: Vec<(&'static str, &'static str)>,
     pub(crate) body: Body,
+    /// The text of an error, for the dialects that tell it in another form.
+    pub(crate) error: Option<String>,
     pub(crate) lease: Option<Lease>,
 }
 
@@ -34,8 +36,8 @@ pub(crate) enum Body {
     Full(Vec<u8>),
     /// In one chunk.
     OneChunk(Vec<u8>),
-    /// Line by line.
-    Stream(Box<Generation>),
+    /// Chunk by chunk.
+    Stream(Box<Telling>),
     /// Less than the length it promises; the connection ends after it.
     Short(&'static [u8], usize),
     /// No answer at all: the connection ends.
@@ -44,7 +46,7 @@ pub(crate) enum Body {
 
 impl Answer {
     pub(crate) fn new(status: u16, content_type: &'static str, body: Body) -> Self {
-        Self { status, content_type, extra: None, body, lease: None }
+        Self { status, content_type, extra: Vec::new(), body, error: None, lease: None }
     }
 
     pub(crate) fn text(status: u16, content_type: &'static str, text: &str) -> Self {
@@ -58,20 +60,37 @@ impl Answer {
 
     /// Ollama's error body.
     pub(crate) fn error(status: u16, text: &str) -> Self {
-        Self::new(status, JSON, Body::Full(error_json(text)))
+        Self::failing(text, Self::new(status, JSON, Body::Full(error_json(text))))
     }
 
     /// The error of a stream that had not begun.
     pub(crate) fn stream_error(status: u16, text: &str) -> Self {
-        Self::new(status, PLAIN_JSON, Body::OneChunk(error_json(text)))
+        Self::failing(text, Self::new(status, PLAIN_JSON, Body::OneChunk(error_json(text))))
     }
 
-    pub(crate) fn stream(generation: Generation) -> Self {
-        Self::new(200, NDJSON, Body::Stream(Box::new(generation)))
+    fn failing(text: &str, answer: Self) -> Self {
+        Self { error: Some(text.to_owned()), ..answer }
+    }
+
+    pub(crate) fn stream(generation: Generation, voice: Voice) -> Self {
+        let (kind, extra) = (voice.content_type(), voice.headers().to_vec());
+        Self { extra, ..Self::new(200, kind, Body::Stream(Box::new(Telling::new(generation, voice)))) }
+    }
+
+    /// A stream of lines that are there already.
+    pub(crate) fn lines(lines: Vec<Vec<u8>>) -> Self {
+        let telling = Telling::ready(lines);
+        Self::new(200, telling.voice.content_type(), Body::Stream(Box::new(telling)))
+    }
+
+    /// `200` with all of it.
+    pub(crate) fn whole(generation: &Generation, voice: &Voice) -> Self {
+        let kind = if voice.dialect() == Dialect::Ollama { JSON } else { PLAIN_JSON };
+        Self::new(200, kind, Body::Full(voice.whole(generation)))
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &'static str) -> Self {
-        self.extra = Some((name, value));
+        self.extra.push((name, value));
         self
     }
 
@@ -99,8 +118,11 @@ pub(crate) fn json_bytes(value: &impl Serialize) -> Vec<u8> {
 pub(crate) fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
         307 => "Temporary Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         413 => "Request Entity Too Large",

@@ -1,31 +1,40 @@
-//! A generate or chat request as Ollama reads it: names in any letter case, the last of two wins, unknown ones and
-//! bytes behind the value ignored, the first wrong type reported. Whether it can be answered is decided elsewhere.
+//! A generating request as Ollama reads it: names in any letter case, the last of two wins, unknown ones and bytes
+//! behind the value ignored, the first wrong type reported. Whether it can be answered is decided elsewhere.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::clock::FOREVER;
 use crate::go;
+use crate::members::Members;
 use crate::terms::{Terms, Wish};
+use crate::voice::Voice;
+use crate::voice::native::Form;
 
-/// Which of the two generating routes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    Generate,
-    Chat,
-}
+mod messages;
+pub(crate) mod openai;
+mod responses;
+
+/// How hard a model may be told to think.
+const LEVELS: [&str; 4] = ["low", "medium", "high", "max"];
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ask {
+    /// The route of Ollama's that it comes to.
     pub(crate) form: Form,
+    /// How the answer is told.
+    pub(crate) voice: Voice,
     pub(crate) model: String,
     /// The prompt, or the last message's content.
     pub(crate) prompt: String,
+    /// All that the model reads before it speaks, in words.
+    pub(crate) words: usize,
+    /// Whose message was the last.
+    pub(crate) turn: Turn,
+    pub(crate) tools: Vec<Tool>,
+    pub(crate) think: Think,
     /// No prompt or no messages: load or unload only.
     pub(crate) empty: bool,
     pub(crate) delivery: Delivery,
@@ -42,6 +51,31 @@ pub(crate) struct Ask {
     pub(crate) logprobs: Option<usize>,
 }
 
+/// Who spoke last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    User,
+    /// The assistant itself, or a tool it used.
+    Other,
+}
+
+/// Whether the model thinks first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Think {
+    /// It does if it can.
+    Unsaid,
+    Wanted,
+    Unwanted,
+}
+
+/// A tool that the model may use.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tool {
+    pub(crate) name: String,
+    /// The JSON schema of its arguments.
+    pub(crate) parameters: Value,
+}
+
 /// Line by line or all at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
@@ -49,57 +83,20 @@ pub(crate) enum Delivery {
     Whole,
 }
 
-/// The members of an object in their order, repeats included.
-pub(crate) struct Members(pub(crate) Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members;
-
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::with_capacity(map.size_hint().unwrap_or(8));
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        from.deserialize_map(InOrder)
-    }
-}
-
-impl Members {
-    /// Reads a body, or says in Go's words why not; `wanted` is the Go type.
-    pub(crate) fn read(body: &[u8], wanted: &str) -> Result<Self, String> {
-        if body.trim_ascii().is_empty() {
-            return Err("missing request body".to_owned());
-        }
-        let mut from = serde_json::Deserializer::from_slice(body);
-        match Self::deserialize(&mut from) {
-            Ok(members) => Ok(members),
-            Err(why) if why.is_data() => match Value::deserialize(&mut serde_json::Deserializer::from_slice(body)) {
-                Ok(Value::Null) => Ok(Self(Vec::new())),
-                Ok(other) => Err(go::body_type_text(&other, wanted)),
-                Err(why) => Err(go::syntax_text(body, &why)),
-            },
-            Err(why) => Err(go::syntax_text(body, &why)),
-        }
-    }
-
-    /// The last member of this name, in any letter case.
-    pub(crate) fn last(&self, name: &str) -> Option<&Value> {
-        self.0.iter().rev().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+/// Reads the body of a request to one of the generating routes, or says why it cannot be.
+pub(crate) fn read(path: &str, body: &[u8]) -> Result<Ask, String> {
+    match path {
+        "/v1/chat/completions" => openai::chat(body),
+        "/v1/completions" => openai::completion(body),
+        "/v1/responses" => responses::read(body),
+        "/v1/messages" => messages::read(body),
+        "/api/chat" => parse(Form::Chat, body),
+        _ => parse(Form::Generate, body),
     }
 }
 
 /// Reads a body as Ollama does.
-pub(crate) fn parse(form: Form, body: &[u8]) -> Result<Ask, String> {
+fn parse(form: Form, body: &[u8]) -> Result<Ask, String> {
     let structure = match form {
         Form::Generate => "GenerateRequest",
         Form::Chat => "ChatRequest",
@@ -133,8 +130,13 @@ impl Ask {
     fn nothing(form: Form) -> Self {
         Self {
             form,
+            voice: if form == Form::Chat { Voice::Chat } else { Voice::Generate },
             model: String::new(),
             prompt: String::new(),
+            words: 0,
+            turn: Turn::User,
+            tools: Vec::new(),
+            think: Think::Unsaid,
             empty: true,
             delivery: Delivery::Stream,
             keep_alive: None,
@@ -146,6 +148,24 @@ impl Ask {
             bad_option: None,
             logprobs: Some(0),
         }
+    }
+
+    /// Takes a message's text in.
+    fn hear(&mut self, role: &str, text: &str) {
+        self.empty = false;
+        text.clone_into(&mut self.prompt);
+        self.words += text.split(' ').count();
+        self.turn = if role.eq_ignore_ascii_case("user") { Turn::User } else { Turn::Other };
+    }
+
+    /// Takes tools in, each as `{"function": {"name": …, "parameters": …}}`.
+    fn offer(&mut self, tools: &[Value]) {
+        need(self, !tools.is_empty(), "tools");
+        let one = |tool: &Value| Tool {
+            name: tool["function"]["name"].as_str().unwrap_or_default().to_owned(),
+            parameters: tool["function"]["parameters"].clone(),
+        };
+        self.tools = tools.iter().map(one).collect();
     }
 
     /// What it wants of the scheduler.
@@ -161,7 +181,7 @@ fn member(ask: &mut Ask, raw: &mut Raw, structure: &str, (name, value): (&str, &
     match (name, ask.form) {
         ("model", _) => text()?.clone_into(&mut ask.model),
         ("prompt", Form::Generate) => {
-            text()?.clone_into(&mut ask.prompt);
+            ask.hear("user", text()?);
             ask.empty = ask.prompt.is_empty();
         }
         ("system" | "template", Form::Generate) => raw.forbidden |= !text()?.is_empty(),
@@ -173,8 +193,7 @@ fn member(ask: &mut Ask, raw: &mut Raw, structure: &str, (name, value): (&str, &
         ("images", Form::Generate) => drop(value.as_array().ok_or_else(|| wrong("[]api.ImageData"))?),
         ("messages", Form::Chat) => messages(ask, value, wrong)?,
         ("tools", Form::Chat) => {
-            let tools = value.as_array().ok_or_else(|| wrong("api.Tools"))?;
-            need(ask, !tools.is_empty(), "tools");
+            ask.offer(value.as_array().ok_or_else(|| wrong("api.Tools"))?);
         }
         ("stream", _) => ask.delivery = if flag()? { Delivery::Stream } else { Delivery::Whole },
         ("keep_alive", _) => ask.keep_alive = Some(keep_alive(value)?),
@@ -187,10 +206,8 @@ fn member(ask: &mut Ask, raw: &mut Raw, structure: &str, (name, value): (&str, &
         }
         ("format", _) if value != "" => ask.format = Some(value.clone()),
         ("think", _) => match value {
-            Value::Bool(wanted) => need(ask, *wanted, "thinking"),
-            Value::String(level) if ["low", "medium", "high", "max"].contains(&level.as_str()) => {
-                need(ask, true, "thinking");
-            }
+            Value::Bool(wanted) => think(ask, *wanted),
+            Value::String(level) if LEVELS.contains(&level.as_str()) => think(ask, true),
             _ => {
                 let said = serde_json::to_string(value).unwrap_or_default();
                 return Err(format!(
@@ -216,9 +233,14 @@ fn need(ask: &mut Ask, wanted: bool, capability: &'static str) {
     }
 }
 
+fn think(ask: &mut Ask, wanted: bool) {
+    need(ask, wanted, "thinking");
+    ask.think = if wanted { Think::Wanted } else { Think::Unwanted };
+}
+
 fn messages(ask: &mut Ask, value: &Value, wrong: impl Fn(&str) -> String) -> Result<(), String> {
     let list = value.as_array().ok_or_else(|| wrong("[]api.Message"))?;
-    ask.empty = list.is_empty();
+    (ask.empty, ask.words) = (true, 0);
     for message in list {
         let message = message.as_object().ok_or_else(|| go::body_type_text(message, "api.Message"))?;
         for (name, value) in message {
@@ -227,9 +249,15 @@ fn messages(ask: &mut Ask, value: &Value, wrong: impl Fn(&str) -> String) -> Res
                 return Err(go::type_text(value, &format!("ChatRequest.messages.{name}"), "string"));
             }
         }
-        message.get("content").and_then(Value::as_str).unwrap_or_default().clone_into(&mut ask.prompt);
+        let text = |name| member_of(message, name).and_then(Value::as_str).unwrap_or_default();
+        ask.hear(text("role"), text("content"));
     }
     Ok(())
+}
+
+/// The last member of this name, in any letter case.
+fn member_of<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    members.iter().rev().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// Reads the time that a model is to stay.

@@ -1,9 +1,14 @@
 //! Times as Go writes them. It reads no clock itself, so that what it prints depends on its argument alone.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Go's largest duration: what a negative `keep_alive` means.
 pub(crate) const FOREVER: Duration = Duration::from_nanos(i64::MAX as u64);
+
+/// Whole seconds since 1970.
+pub(crate) fn unix(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
 
 /// RFC 3339 in UTC with as many fraction digits as needed, as Go's `RFC3339Nano` has it.
 pub(crate) fn rfc3339_nano(at: SystemTime) -> String {

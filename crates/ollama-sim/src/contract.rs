@@ -22,10 +22,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, BARE_TEXT, BUSY, Body, JSON};
-use crate::ask::{self, Delivery, Form};
-use crate::generation::{Generation, Said, Stamp};
+use crate::ask::{self, Delivery};
+use crate::generation::{Generation, Stamp};
 use crate::python;
 use crate::terms::Wish;
+use crate::voice::native::Said;
 
 /// Where `@redirect` leads.
 pub(crate) const ELSEWHERE: &str = "/api/elsewhere";
@@ -111,8 +112,8 @@ pub(crate) async fn reply(path: &str, model: &str, asked: &Asked) -> Reply {
 }
 
 /// The echo of a chat, whose last message stands for the prompt.
-pub(crate) fn echo(form: Form, model: &str, prompt: &str) -> Generation {
-    let mut generation = Generation::new(form, model, words(&format!("echo: {prompt}")));
+pub(crate) fn echo(model: &str, prompt: &str) -> Generation {
+    let mut generation = Generation::new(model, words(&format!("echo: {prompt}")));
     generation.stamp = Stamp::Recorded;
     generation.context = vec![1, 2, 3];
     generation
@@ -185,7 +186,7 @@ fn speech(model: &str, said: Said, delivery: Delivery) -> Speech {
         Said::Value(value) => value.to_string(),
         Said::Absent => "echo: @missing".to_owned(),
     };
-    let generation = Generation { tokens: words(&spoken), ..echo(Form::Generate, model, "") };
+    let generation = Generation { tokens: words(&spoken), ..echo(model, "") };
     Speech { generation, said, delivery }
 }
 

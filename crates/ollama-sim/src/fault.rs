@@ -13,7 +13,8 @@
 //! | `close:POINT` | the connection ends without a reset |
 //! | `cut[:N]` | a clean end after N lines (all but the last), without `done` |
 //! | `cut-mid-line[:N]` | the same, after half of the next line |
-//! | `error[:N]` | after N lines (1) an `{"error":…}` line, then a clean end; 500 when not streamed |
+//! | `error[:N]` | after N lines (1) the model fails, then a clean end; 500 when not streamed. Ollama tells an `{"error":…}` line under `/api`; under `/v1` it says an empty piece of text, or nothing, and no end |
+//! | `error-event[:N]` | the same, told under `/v1` too, as an error event |
 //! | `slow-head[:MS]` | the head byte by byte with that pause (2) |
 //! | `garbage-head` | bytes that are not HTTP |
 //! | `busy`, `status:CODE` | 503, or any status, with Ollama's error body |
@@ -84,8 +85,10 @@ pub enum Fault {
     Cut(usize),
     /// The stream ends cleanly inside the line after this many.
     CutMidLine(usize),
-    /// An error line after this many lines.
+    /// The model fails after this many lines, and it is told as Ollama does.
     ErrorLine(usize),
+    /// The same, told in every dialect's own words.
+    ErrorEvent(usize),
     /// The head comes byte by byte with this pause.
     SlowHead(Duration),
     /// Bytes that are not HTTP.
@@ -149,6 +152,7 @@ fn parse(name: &str, argument: Option<&str>) -> Result<Fault, &'static str> {
         "cut" => Ok(Fault::Cut(count(argument, usize::MAX)?)),
         "cut-mid-line" => Ok(Fault::CutMidLine(count(argument, usize::MAX)?)),
         "error" => Ok(Fault::ErrorLine(count(argument, 1)?)),
+        "error-event" => Ok(Fault::ErrorEvent(count(argument, 1)?)),
         "status" => match count(argument, 0)? {
             code @ 400..=599 => Ok(Fault::Status(code as u16)),
             _ => Err("a status is 400 to 599"),
@@ -261,6 +265,7 @@ mod tests {
             ("cut", Fault::Cut(usize::MAX)),
             ("cut-mid-line:2", Fault::CutMidLine(2)),
             ("error", Fault::ErrorLine(1)),
+            ("error-event:4", Fault::ErrorEvent(4)),
             ("slow-head", Fault::SlowHead(DRIBBLE)),
             ("garbage-head", Fault::GarbageHead),
             ("busy", Fault::Status(503)),

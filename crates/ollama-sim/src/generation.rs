@@ -1,21 +1,16 @@
-//! The text that comes out, as Ollama's JSON objects: one a token, or one for all. It keeps no time of its own beyond
-//! what the objects say; pacing and sending are the sender's.
+//! What a model says, token by token, and what is reported with it: counts and times. In which form it is told is the
+//! voice's; pacing and sending are the sender's.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::answer::json_bytes;
-use crate::ask::Form;
 use crate::clock;
 
 /// The most entries of the deprecated `context` list: a whole default context.
 const CONTEXT_MAX: usize = 4096;
 /// Token numbers stay below the vocabulary of a real model.
 const VOCABULARY: u64 = 262_144;
-/// When everything happened in recorded answers.
-pub(crate) const RECORDED_AT: &str = "2025-01-01T00:00:00.000000000Z";
 
 /// Where times and counts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,33 +28,44 @@ pub(crate) enum Length {
     Endless,
 }
 
-/// What the answer to a request that is not streamed says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub(crate) enum Said {
-    Text(String),
-    Value(Value),
-    /// The member itself is missing.
-    Absent,
+/// A tool that the model wants used.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Call {
+    /// Made up, but always the same for the same prompt.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// An object.
+    pub(crate) arguments: Value,
 }
 
-impl Said {
-    fn is_absent(&self) -> bool {
-        *self == Self::Absent
-    }
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// This token of the thinking.
+    Thinking(usize),
+    /// This token of the text.
+    Text(usize),
+    /// All calls at once.
+    Calls,
+    /// The end, with counts.
+    Done,
 }
 
 /// One answer's text and what is reported with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Generation {
-    pub(crate) form: Form,
     pub(crate) model: String,
+    /// What it thinks before it speaks.
+    pub(crate) thinking: Vec<String>,
     pub(crate) tokens: Vec<String>,
+    pub(crate) calls: Vec<Call>,
     pub(crate) length: Length,
     pub(crate) done_reason: &'static str,
     pub(crate) prompt_tokens: usize,
     pub(crate) context: Vec<u32>,
     pub(crate) logprobs: Option<usize>,
+    /// Follows from the prompt: what made-up names are made from.
+    pub(crate) seed: u64,
     pub(crate) stamp: Stamp,
     pub(crate) load: Duration,
     /// How long it stood in line for a slot: part of the whole, but of nothing else that is reported.
@@ -69,21 +75,34 @@ pub(crate) struct Generation {
     pub(crate) started: Instant,
     /// The time between tokens.
     pub(crate) gap: Duration,
-    /// Tokens given so far.
+    /// Steps taken so far.
     pub(crate) given: usize,
 }
 
+/// The numbers at the end of an answer; times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Metrics {
+    pub(crate) total: u64,
+    pub(crate) load: u64,
+    pub(crate) prompt_count: u64,
+    pub(crate) prompt: u64,
+    pub(crate) count: u64,
+    pub(crate) evaluated: u64,
+}
+
 impl Generation {
-    pub(crate) fn new(form: Form, model: &str, tokens: Vec<String>) -> Self {
+    pub(crate) fn new(model: &str, tokens: Vec<String>) -> Self {
         Self {
-            form,
             model: model.to_owned(),
+            thinking: Vec::new(),
             tokens,
+            calls: Vec::new(),
             length: Length::Finite,
             done_reason: "stop",
             prompt_tokens: 1,
             context: Vec::new(),
             logprobs: None,
+            seed: 0,
             stamp: Stamp::Measured,
             load: Duration::ZERO,
             waited: Duration::ZERO,
@@ -97,195 +116,72 @@ impl Generation {
     /// The prompt's part in counts and context.
     pub(crate) fn prompted(mut self, prompt: &str) -> Self {
         self.prompt_tokens = prompt.split(' ').count();
+        self.seed = fnv(prompt.as_bytes());
         self.context = prompt.split(' ').take(CONTEXT_MAX).map(number).collect();
         let room = CONTEXT_MAX - self.context.len();
         self.context.extend(self.tokens.iter().take(room).map(|token| number(token)));
         self
     }
 
-    /// Whether the next line is the one with `done`.
-    pub(crate) fn at_last(&self) -> bool {
-        self.length == Length::Finite && self.given >= self.tokens.len()
+    /// Whether all has been said but the end.
+    pub(crate) fn is_said(&self) -> bool {
+        self.length == Length::Finite && self.given >= self.steps()
     }
 
-    /// The next line with its newline.
-    pub(crate) fn line(&mut self) -> Vec<u8> {
-        let mut line = if self.at_last() {
-            self.object(Said::Text(String::new()))
-        } else {
-            let token = self.given % self.tokens.len().max(1);
-            self.given += 1;
-            self.chunk(self.tokens.get(token).map_or("", String::as_str))
-        };
-        line.push(b'\n');
-        line
+    /// The next step; [`Step::Done`] when all is said.
+    pub(crate) fn step(&mut self) -> Step {
+        if self.is_said() {
+            return Step::Done;
+        }
+        let at = self.given;
+        self.given += 1;
+        match at.checked_sub(self.thinking.len()) {
+            None => Step::Thinking(at),
+            Some(token) if self.length == Length::Endless => Step::Text(token % self.tokens.len().max(1)),
+            Some(token) if token < self.tokens.len() => Step::Text(token),
+            Some(_) => Step::Calls,
+        }
     }
 
-    fn chunk(&self, token: &str) -> Vec<u8> {
-        let (message, response) = self.said(Said::Text(token.to_owned()));
-        let logprobs = self.logprobs.map(|alternatives| [Scored::new(token, alternatives)]);
-        let created_at = self.now();
-        json_bytes(&Object { model: &self.model, created_at, message, response, logprobs, ..Object::default() })
+    /// How many steps it takes before the end.
+    pub(crate) fn steps(&self) -> usize {
+        self.thinking.len() + self.tokens.len() + usize::from(!self.calls.is_empty())
     }
 
-    /// The closing object, with metrics; also the whole answer where it is not streamed.
-    pub(crate) fn object(&self, said: Said) -> Vec<u8> {
-        let (message, response) = self.said(said);
-        let generated = if self.length == Length::Endless { self.given } else { self.tokens.len() };
-        let metrics = match self.stamp {
+    /// A token of the text.
+    pub(crate) fn token(&self, index: usize) -> &str {
+        self.tokens.get(index).map_or("", String::as_str)
+    }
+
+    /// The numbers as they are when they are asked for.
+    pub(crate) fn metrics(&self) -> Metrics {
+        match self.stamp {
             Stamp::Recorded => {
                 let [load, prompt] = [self.load, self.prompt_time].map(|span| clock::nanos(span).max(1_000_000));
-                [load + prompt + 3_000_000, load, 4, prompt, 8, 3_000_000]
+                let total = load + prompt + 3_000_000;
+                Metrics { total, load, prompt_count: 4, prompt, count: 8, evaluated: 3_000_000 }
             }
             Stamp::Measured => {
                 let load = clock::nanos(self.load).max(1);
                 let waited = clock::nanos(self.waited);
-                let count = self.prompt_tokens as u64;
-                let prompt = clock::nanos(self.prompt_time).max(count);
+                let prompt_count = self.prompt_tokens as u64;
+                let prompt = clock::nanos(self.prompt_time).max(prompt_count);
                 let before = load + waited + prompt;
                 let evaluated = clock::nanos(self.started.elapsed()).saturating_sub(before).max(1);
-                [before + evaluated, load, count, prompt, generated as u64, evaluated]
+                let said = if self.length == Length::Endless { self.given } else { self.all_tokens() };
+                Metrics { total: before + evaluated, load, prompt_count, prompt, count: said as u64, evaluated }
             }
-        };
-        // Go leaves numbers out that are 0.
-        let [total, load, prompt_count, prompt, count, evaluated] = metrics.map(|n| (n > 0).then_some(n));
-        json_bytes(&Object {
-            model: &self.model,
-            created_at: self.now(),
-            message,
-            response,
-            done: true,
-            done_reason: Some(self.done_reason),
-            context: (self.form == Form::Generate).then_some(&self.context),
-            total_duration: total,
-            load_duration: load,
-            prompt_eval_count: prompt_count,
-            prompt_eval_duration: prompt,
-            eval_count: count,
-            eval_duration: evaluated,
-            logprobs: None,
-        })
-    }
-
-    /// The answer to a request without text: the model was loaded or unloaded.
-    pub(crate) fn notice(&self) -> Vec<u8> {
-        let (message, response) = self.said(Said::Text(String::new()));
-        json_bytes(&Object {
-            model: &self.model,
-            created_at: self.now(),
-            message,
-            response,
-            done: true,
-            done_reason: Some(self.done_reason),
-            ..Object::default()
-        })
-    }
-
-    fn said(&self, said: Said) -> (Option<Message>, Said) {
-        match self.form {
-            Form::Generate => (None, said),
-            Form::Chat => (Some(Message { role: "assistant", content: said }), Said::Absent),
         }
     }
 
-    fn now(&self) -> String {
-        match self.stamp {
-            Stamp::Measured => clock::rfc3339_nano(SystemTime::now()),
-            Stamp::Recorded => RECORDED_AT.to_owned(),
-        }
-    }
-}
-
-/// The members in Ollama's order.
-#[derive(Serialize)]
-struct Object<'a> {
-    model: &'a str,
-    created_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<Message>,
-    #[serde(skip_serializing_if = "Said::is_absent")]
-    response: Said,
-    done: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    done_reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    context: Option<&'a Vec<u32>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total_duration: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    load_duration: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_eval_count: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_eval_duration: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    eval_count: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    eval_duration: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<[Scored; 1]>,
-}
-
-impl Default for Object<'_> {
-    fn default() -> Self {
-        Self {
-            model: "",
-            created_at: String::new(),
-            message: None,
-            response: Said::Absent,
-            done: false,
-            done_reason: None,
-            context: None,
-            total_duration: None,
-            load_duration: None,
-            prompt_eval_count: None,
-            prompt_eval_duration: None,
-            eval_count: None,
-            eval_duration: None,
-            logprobs: None,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Message {
-    role: &'static str,
-    content: Said,
-}
-
-/// A token's entry in `logprobs`.
-#[derive(Serialize)]
-struct Scored {
-    #[serde(flatten)]
-    own: Score,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    top_logprobs: Vec<Score>,
-}
-
-#[derive(Serialize)]
-struct Score {
-    token: String,
-    logprob: f64,
-    bytes: Vec<u8>,
-}
-
-impl Scored {
-    /// The token itself, with as many alternatives as asked for: itself first, then made-up spellings.
-    fn new(token: &str, alternatives: usize) -> Self {
-        let spelling = |rank| Score::new(&format!("{token}{}", "'".repeat(rank)), rank);
-        Self { own: Score::new(token, 0), top_logprobs: (0..alternatives).map(spelling).collect() }
-    }
-}
-
-impl Score {
-    fn new(token: &str, rank: usize) -> Self {
-        let logprob = -f64::from(number(token) % 1000 + 1) / 1000.0 - rank as f64;
-        Self { token: token.to_owned(), logprob, bytes: token.as_bytes().to_vec() }
+    /// Everything that took a token: a call takes one.
+    fn all_tokens(&self) -> usize {
+        self.thinking.len() + self.tokens.len() + self.calls.len()
     }
 }
 
 /// A token's number in the made-up vocabulary: always the same for the same text.
-fn number(token: &str) -> u32 {
+pub(crate) fn number(token: &str) -> u32 {
     (fnv(token.as_bytes()) % VOCABULARY) as u32
 }
 
@@ -316,49 +212,38 @@ mod tests {
     }
 
     #[test]
-    fn recorded_lines_are_fixed() {
-        let mut generation = Generation::new(Form::Generate, "m", vec!["Hi".to_owned()]);
-        generation.stamp = Stamp::Recorded;
-        generation.context = vec![1, 2, 3];
-        let chunk =
-            format!("{{\"model\":\"m\",\"created_at\":\"{RECORDED_AT}\",\"response\":\"Hi\",\"done\":false}}\n");
-        assert_eq!(String::from_utf8(generation.line()).unwrap(), chunk);
-        assert!(generation.at_last());
-        let last = String::from_utf8(generation.line()).unwrap();
-        let end = "\"response\":\"\",\"done\":true,\"done_reason\":\"stop\",\"context\":[1,2,3],\
-                   \"total_duration\":5000000,\"load_duration\":1000000,\"prompt_eval_count\":4,\
-                   \"prompt_eval_duration\":1000000,\"eval_count\":8,\"eval_duration\":3000000}\n";
-        assert!(last.ends_with(end), "{last}");
+    fn thoughts_come_first_and_calls_last() {
+        let call = Call { id: String::new(), name: "f".to_owned(), arguments: Value::Null };
+        let mut generation = Generation { thinking: tokens("a b"), ..Generation::new("m", tokens("c")) };
+        generation.calls = vec![call.clone(), call];
+        let steps = [(); 6].map(|()| generation.step());
+        let wanted = [Step::Thinking(0), Step::Thinking(1), Step::Text(0), Step::Calls, Step::Done, Step::Done];
+        assert_eq!(steps, wanted);
+        assert_eq!(generation.metrics().count, 5);
     }
 
     #[test]
     fn measured_parts_add_up_to_the_total() {
-        let generation = Generation::new(Form::Chat, "m", tokens("a b c")).prompted("one two");
-        let last: Value = serde_json::from_slice(&generation.object(Said::Text(String::new()))).unwrap();
-        let part = |name: &str| last[name].as_u64().unwrap();
-        let parts = part("load_duration") + part("prompt_eval_duration") + part("eval_duration");
-        assert_eq!(part("total_duration"), parts);
-        assert_eq!((part("prompt_eval_count"), part("eval_count")), (2, 3));
-        assert_eq!(last.get("context"), None);
+        let generation = Generation::new("m", tokens("a b c")).prompted("one two");
+        let metrics = generation.metrics();
+        assert_eq!(metrics.total, metrics.load + metrics.prompt + metrics.evaluated);
+        assert_eq!((metrics.prompt_count, metrics.count), (2, 3));
     }
 
     #[test]
     fn the_time_in_line_is_part_of_the_whole_alone() {
         let waited = Duration::from_secs(3600);
-        let generation = Generation { waited, ..Generation::new(Form::Chat, "m", tokens("a b c")) };
-        let last: Value = serde_json::from_slice(&generation.object(Said::Text(String::new()))).unwrap();
-        let part = |name: &str| Duration::from_nanos(last[name].as_u64().unwrap());
-        let parts: Duration = ["load_duration", "prompt_eval_duration", "eval_duration"].into_iter().map(part).sum();
-        assert_eq!(part("total_duration"), waited + parts);
+        let metrics = Generation { waited, ..Generation::new("m", tokens("a b c")) }.metrics();
+        let parts = metrics.load + metrics.prompt + metrics.evaluated;
+        assert_eq!(Duration::from_nanos(metrics.total), waited + Duration::from_nanos(parts));
     }
 
     #[test]
-    fn an_endless_text_never_gets_to_its_last_line() {
-        let mut generation = Generation { length: Length::Endless, ..Generation::new(Form::Chat, "m", tokens("a b")) };
-        for _ in 0..10 {
-            assert!(!generation.at_last());
-            let line: Value = serde_json::from_slice(&generation.line()).unwrap();
-            assert_eq!(line["done"], false);
+    fn an_endless_text_never_comes_to_its_end() {
+        let mut generation = Generation { length: Length::Endless, ..Generation::new("m", tokens("a b")) };
+        for round in 0..10 {
+            assert!(!generation.is_said());
+            assert_eq!(generation.step(), Step::Text(round % 2));
         }
     }
 }

@@ -18,11 +18,14 @@ use crate::config::{Config, Model, Personality};
 use crate::memory::{Claim, Found, Loads, Memory, Used};
 use crate::terms::Wish;
 
+/// How many models there may be, for clients that make some: beyond any test.
+const MODELS_MAX: usize = 1024;
+
 /// All models of a simulation.
 pub(crate) struct Residence {
-    seats: Vec<Seat>,
+    seats: Mutex<Seats>,
     /// Takes names that no model has, where any name is taken.
-    anything: Option<Seat>,
+    anything: Option<Arc<Seat>>,
     commons: Arc<Commons>,
     /// Held from the search for room to the end of the load; those who wait for it are served in their order.
     turn: tokio::sync::Mutex<()>,
@@ -35,6 +38,13 @@ pub(crate) struct Residence {
     epoch: (Instant, SystemTime),
 }
 
+/// The models there are now, in the order of their coming.
+struct Seats {
+    list: Vec<Arc<Seat>>,
+    /// The place of the next: none is given twice, so that a model's runner is never another's.
+    next: usize,
+}
+
 /// What leases share with the residence they give back to.
 struct Commons {
     memory: Mutex<Memory>,
@@ -44,7 +54,7 @@ struct Commons {
 
 /// One model.
 pub(crate) struct Seat {
-    pub(crate) model: Model,
+    pub(crate) model: Arc<Model>,
     place: usize,
     requests: AtomicU64,
 }
@@ -64,8 +74,8 @@ pub(crate) struct Lease {
 }
 
 /// A model that is in memory now.
-pub(crate) struct Resident<'a> {
-    pub(crate) model: &'a Model,
+pub(crate) struct Resident {
+    pub(crate) model: Arc<Model>,
     pub(crate) expires_at: SystemTime,
     pub(crate) context_length: u64,
 }
@@ -115,12 +125,12 @@ impl Drop for Waiting<'_> {
 
 impl Residence {
     pub(crate) fn new(config: &Config) -> Self {
-        let seat = |(place, model)| Seat { model, place, requests: AtomicU64::new(0) };
-        let seats: Vec<Seat> = config.models.iter().cloned().enumerate().map(seat).collect();
-        let echoes = config.personality == Personality::Echo;
+        let list: Vec<_> = config.models.iter().cloned().enumerate().map(Seat::new).collect();
+        let anything =
+            (config.personality == Personality::Echo).then(|| Seat::new((list.len(), Model::named("anything"))));
         Self {
-            anything: echoes.then(|| seat((seats.len(), Model::named("anything")))),
-            seats,
+            anything,
+            seats: Mutex::new(Seats { next: list.len() + 1, list }),
             commons: Arc::new(Commons {
                 memory: Mutex::new(Memory::new(config.memory, config.slots.get())),
                 changed: Notify::new(),
@@ -137,18 +147,55 @@ impl Residence {
     }
 
     /// The seat of a model by the name a request uses: any letter case, `:latest` understood.
-    pub(crate) fn seat(&self, name: &str) -> Option<&Seat> {
-        let wanted = full_name(name);
-        self.seats.iter().find(|seat| full_name(&seat.model.name) == wanted).or(self.anything.as_ref())
+    pub(crate) fn seat(&self, name: &str) -> Option<Arc<Seat>> {
+        self.seats().find(name).or(self.anything.as_ref()).cloned()
+    }
+
+    /// The models there are.
+    pub(crate) fn models(&self) -> Vec<Arc<Model>> {
+        self.seats().list.iter().map(|seat| Arc::clone(&seat.model)).collect()
+    }
+
+    /// The model of just this name.
+    pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
+        self.seats().find(name).map(|seat| Arc::clone(&seat.model))
+    }
+
+    /// Takes a model in, in place of one of its name; that one's requests go on.
+    ///
+    /// Gives it back where there are too many already.
+    pub(crate) fn add(&self, model: Model) -> Result<(), Box<Model>> {
+        let replaced = self.remove(&model.name);
+        let mut seats = self.seats();
+        if replaced.is_none() && seats.list.len() >= MODELS_MAX {
+            return Err(Box::new(model));
+        }
+        let place = seats.next;
+        seats.next += 1;
+        seats.list.push(Seat::new((place, model)));
+        Ok(())
+    }
+
+    /// Drops a model; it leaves memory when its requests have ended.
+    pub(crate) fn remove(&self, name: &str) -> Option<Arc<Seat>> {
+        let seat = {
+            let mut seats = self.seats();
+            let seat = Arc::clone(seats.find(name)?);
+            seats.list.retain(|own| own.place != seat.place);
+            seat
+        };
+        self.unload(&seat);
+        Some(seat)
     }
 
     /// The models in memory. One that is loading is not there yet.
-    pub(crate) fn resident(&self) -> Vec<Resident<'_>> {
+    pub(crate) fn resident(&self) -> Vec<Resident> {
         let (start, wall) = self.epoch;
+        let seats = self.seats().list.clone();
         let mut memory = self.commons.memory();
         let listed = memory.runners(Instant::now()).iter().filter_map(|runner| {
             Some(Resident {
-                model: &self.seats.get(runner.place)?.model,
+                model: Arc::clone(&seats.iter().find(|seat| seat.place == runner.place)?.model),
                 expires_at: wall + runner.until.saturating_duration_since(start),
                 context_length: runner.terms.context_length(),
             })
@@ -180,18 +227,23 @@ impl Residence {
 
     /// Requests for each model that had any.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (String, u64)> {
-        let counts = self.all().map(|seat| (seat.model.name.clone(), seat.requests.load(Ordering::Relaxed)));
+        let counts =
+            self.all().into_iter().map(|seat| (seat.model.name.clone(), seat.requests.load(Ordering::Relaxed)));
         counts.filter(|(_, count)| *count > 0)
     }
 
     /// Begins to count anew.
     pub(crate) fn reset(&self) {
         self.commons.memory().loads = Loads::default();
-        self.all().for_each(|seat| seat.requests.store(0, Ordering::Relaxed));
+        self.all().iter().for_each(|seat| seat.requests.store(0, Ordering::Relaxed));
     }
 
-    fn all(&self) -> impl Iterator<Item = &Seat> {
-        self.seats.iter().chain(&self.anything)
+    fn all(&self) -> Vec<Arc<Seat>> {
+        self.seats().list.iter().chain(&self.anything).cloned().collect()
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the model to be loaded as wished, and for a slot. Dropping the future gives up the place, and a load
@@ -273,7 +325,18 @@ impl Commons {
     }
 }
 
+impl Seats {
+    fn find(&self, name: &str) -> Option<&Arc<Seat>> {
+        let wanted = full_name(name);
+        self.list.iter().find(|seat| full_name(&seat.model.name) == wanted)
+    }
+}
+
 impl Seat {
+    fn new((place, model): (usize, Model)) -> Arc<Self> {
+        Arc::new(Self { model: Arc::new(model), place, requests: AtomicU64::new(0) })
+    }
+
     /// Counts a request for this model.
     pub(crate) fn asked(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::answer::{Answer, Body, error_json, reason};
+use crate::answer::{Answer, Body, reason};
 use crate::counters::Stage;
 use crate::fault::{Break, Fault, Point};
-use crate::generation::Generation;
+use crate::voice::Telling;
 use crate::wire::{Afterwards, Gone, Request, Version, Wire};
 
 /// The sizes of the pieces that `split` cuts lines into, in turn: some boundary hits every place in a character.
@@ -79,7 +79,7 @@ impl<'a> Sender<'a> {
                 self.put_chunk(&body);
                 self.put_end();
             }
-            Body::Stream(generation) => self.stream(*generation).await?,
+            Body::Stream(telling) => self.stream(*telling).await?,
             Body::Short(body, _) => {
                 self.wire.put(body);
                 return Err(self.break_off(Break::Close).await);
@@ -119,12 +119,14 @@ impl<'a> Sender<'a> {
         let mut line = |name: &str, value: &str| {
             head.extend([name, ": ", value, "\r\n"]);
         };
-        if let Some((name, value)) = answer.extra {
+        let close = self.afterwards == Afterwards::Close;
+        for (name, value) in answer.extra.iter().filter(|(name, _)| !(close && *name == "Connection")) {
             line(name, value);
         }
-        line("Content-Type", answer.content_type);
+        if !answer.content_type.is_empty() {
+            line("Content-Type", answer.content_type);
+        }
         line("Date", &httpdate::fmt_http_date(SystemTime::now()));
-        let close = self.afterwards == Afterwards::Close;
         match &answer.body {
             Body::Full(body) => line("Content-Length", &body.len().to_string()),
             Body::Short(_, promised) => line("Content-Length", &promised.to_string()),
@@ -160,28 +162,29 @@ impl<'a> Sender<'a> {
         }
     }
 
-    async fn stream(&mut self, mut generation: Generation) -> Result<(), End> {
-        let mut due = Instant::now() + generation.prompt_time;
+    async fn stream(&mut self, mut telling: Telling) -> Result<(), End> {
+        let (prompt_time, gap) = (telling.generation.prompt_time, telling.generation.gap);
+        let mut due = Instant::now() + prompt_time;
         let after = match self.fault {
             Fault::Break(_, Point::Chunks(after) | Point::MidChunk(after))
             | Fault::Cut(after)
             | Fault::CutMidLine(after)
-            | Fault::ErrorLine(after) => Some(after as u64),
+            | Fault::ErrorLine(after)
+            | Fault::ErrorEvent(after) => Some(after as u64),
             _ => None,
         };
         // The head goes out with the first token, as Ollama's does.
-        if generation.prompt_time > Duration::ZERO {
+        if prompt_time > Duration::ZERO {
             self.pause(due).await?;
         }
         loop {
-            let last = generation.at_last();
-            if !last && generation.gap > Duration::ZERO {
-                due += generation.gap;
+            if telling.takes_time() && gap > Duration::ZERO {
+                due += gap;
                 self.pause(due).await?;
             }
-            let line = generation.line();
+            let (line, last) = telling.chunk();
             if after.is_some_and(|after| self.lines == after || last) {
-                return self.strike(&line).await;
+                return self.strike(&telling, &line).await;
             }
             self.put_line(&line).await?;
             self.lines += 1;
@@ -189,7 +192,7 @@ impl<'a> Sender<'a> {
                 self.put_end();
                 return Ok(());
             }
-            if generation.gap > Duration::ZERO {
+            if gap > Duration::ZERO {
                 self.wire.flush().await?;
             } else {
                 self.wire.flush_large().await?;
@@ -198,7 +201,7 @@ impl<'a> Sender<'a> {
     }
 
     /// The fault's moment has come, in place of this line.
-    async fn strike(&mut self, line: &[u8]) -> Result<(), End> {
+    async fn strike(&mut self, telling: &Telling, line: &[u8]) -> Result<(), End> {
         match self.fault {
             Fault::Break(how, Point::MidChunk(_)) => {
                 let head = format!("{:x}\r\n", line.len());
@@ -208,11 +211,8 @@ impl<'a> Sender<'a> {
             }
             Fault::Break(how, _) => return Err(self.break_off(how).await),
             Fault::CutMidLine(_) => self.put_chunk(&line[..line.len() / 2]),
-            Fault::ErrorLine(_) => {
-                let mut line = error_json(STREAM_ERROR);
-                line.push(b'\n');
-                self.put_chunk(&line);
-            }
+            Fault::ErrorLine(_) => self.put_chunk(&telling.swallowed(STREAM_ERROR)),
+            Fault::ErrorEvent(_) => self.put_chunk(&telling.told(STREAM_ERROR)),
             _ => {}
         }
         self.put_end();
@@ -238,6 +238,10 @@ impl<'a> Sender<'a> {
     }
 
     fn put_chunk(&mut self, bytes: &[u8]) {
+        // An empty chunk would be the end.
+        if bytes.is_empty() {
+            return;
+        }
         if self.version == Version::Http10 {
             return self.wire.put(bytes);
         }

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::config::Config;
 use crate::counters::{Cancellation, Counters, RecordedRequest};
 use crate::fault::{Fault, FaultError, Rule, magic};
+use crate::library::Blobs;
 use crate::listener::Listener;
 use crate::residence::Residence;
 use crate::routes;
@@ -77,6 +78,7 @@ impl Sim {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) residence: Residence,
+    pub(crate) blobs: Blobs,
     totals: Mutex<Counters>,
     script: Mutex<VecDeque<Rule>>,
     open: AtomicU64,
@@ -105,6 +107,7 @@ impl Shared {
     fn new(config: Config) -> Self {
         Self {
             residence: Residence::new(&config),
+            blobs: Blobs::default(),
             totals: Mutex::default(),
             script: Mutex::new(config.script.iter().cloned().collect()),
             open: AtomicU64::new(0),
@@ -220,10 +223,8 @@ impl Shared {
 
 /// The name of a request's route in counters; a bounded set whatever clients send.
 fn label(request: &Request) -> String {
-    match request.method.as_str() {
-        "GET" | "HEAD" | "POST" | "DELETE" if routes::is_known(request.path()) => {
-            format!("{} {}", request.method, request.path())
-        }
+    match (request.method.as_str(), routes::known(request.path())) {
+        (method @ ("GET" | "HEAD" | "POST" | "DELETE"), Some(route)) => format!("{method} {route}"),
         _ => "other".to_owned(),
     }
 }

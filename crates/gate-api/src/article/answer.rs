@@ -8,8 +8,8 @@
 #![expect(clippy::inline_always, reason = "tokens are short: a call for each costs more than reading it")]
 
 use super::tokens::{Form, blanks_end, digits_end, expect, number_end, string_end, word_end};
+use crate::frames::Stats;
 use crate::json::write_text;
-use crate::ndjson::Stats;
 use std::borrow::Cow;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 use super::*;
+use crate::frames::Stats;
 use crate::json::{DEPTH_MAX, INTEGER_DIGITS_MAX};
-use crate::ndjson::Stats;
 use proptest::prelude::*;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;

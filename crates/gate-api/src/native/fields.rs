@@ -6,19 +6,33 @@
 
 use std::borrow::Cow;
 
-use super::opening::Opening;
+use super::heard::Heard;
 use super::{duration, text, walk};
 
+/// A request as Go's struct.
+pub(crate) struct Request {
+    /// The struct with its package.
+    pub(crate) go: &'static str,
+    /// The struct.
+    pub(crate) name: &'static str,
+    pub(crate) fields: &'static [Field],
+}
+
 /// A field's name and type.
-pub(super) struct Field(pub(super) &'static str, pub(super) Shape);
+pub(crate) struct Field(pub(crate) &'static str, pub(crate) Shape);
 
 /// A type; null is allowed in each.
 #[derive(Clone, Copy)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Text,
+    Texts,
+    /// An object whose values are strings.
+    TextMap,
     Flag,
     Int,
     Ints,
+    /// A float of so many bits.
+    Float(u8),
     /// Anything; looked at elsewhere or not at all.
     Any,
     KeepAlive,
@@ -26,7 +40,9 @@ pub(super) enum Shape {
     /// Base64 strings.
     Images,
     Options,
-    Messages,
+    Messages(&'static Messages),
+    /// An object.
+    Inside(&'static Inside),
     /// A list of objects whose insides are left to Ollama.
     Objects {
         list: &'static str,
@@ -34,69 +50,126 @@ pub(super) enum Shape {
     },
 }
 
-/// Fields of a message.
-const MESSAGE: [Field; 7] = [
-    Field("role", Shape::Text),
-    Field("content", Shape::Text),
-    Field("thinking", Shape::Text),
-    Field("images", Shape::Images),
-    Field("tool_calls", Shape::Objects { list: "[]api.ToolCall", item: "api.ToolCall" }),
-    Field("tool_name", Shape::Text),
-    Field("tool_call_id", Shape::Text),
-];
+/// A struct within a request.
+pub(crate) struct Inside {
+    /// The path down to it.
+    pub(crate) path: &'static str,
+    /// Its type with the package.
+    pub(crate) go: &'static str,
+    pub(crate) fields: &'static [Field],
+}
+
+/// A list of messages.
+pub(crate) struct Messages {
+    /// The type of the list.
+    pub(crate) list: &'static str,
+    pub(crate) message: Inside,
+    pub(crate) faults: AfterFault,
+    /// Called with each message whose types are right.
+    pub(crate) hear: for<'a> fn(&Found<'a>, &mut Heard),
+}
+
+/// What Go does after a fault within a message.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum AfterFault {
+    /// It stops, for the message has a reader of its own.
+    Stop,
+    /// It goes on, and says later what was first.
+    GoOn,
+}
 
 /// The most fields a table here has.
 const FIELDS_MAX: usize = 18;
 
-/// The fields that a body gives, as JSON text. A null counts as not given, as it does for Ollama.
-pub(super) struct Found<'a> {
+/// The fields that an object gives, as JSON text. A null counts as not given, as it does for Ollama.
+pub(crate) struct Found<'a> {
     table: &'static [Field],
     values: [Option<&'a str>; FIELDS_MAX],
-    /// How the messages among them begin.
-    pub(super) opening: Opening,
 }
 
 impl<'a> Found<'a> {
     /// Nothing yet of what `table` has.
-    pub(super) fn none(table: &'static [Field]) -> Self {
-        Self { table, values: [None; FIELDS_MAX], opening: Opening::default() }
+    pub(crate) fn none(table: &'static [Field]) -> Self {
+        Self { table, values: [None; FIELDS_MAX] }
     }
 
     /// The value's JSON text.
-    pub(super) fn raw(&self, name: &str) -> Option<&'a str> {
-        let at = position(self.table, name)?;
-        self.values[at].filter(|value| *value != "null")
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a str> {
+        self.given(name).filter(|value| *value != "null")
+    }
+
+    /// The value's JSON text, which may be a null.
+    pub(crate) fn given(&self, name: &str) -> Option<&'a str> {
+        self.values[position(self.table, name)?]
     }
 
     /// A string's meaning; empty if it is not given.
-    pub(super) fn text(&self, name: &str) -> Cow<'a, str> {
+    pub(crate) fn text(&self, name: &str) -> Cow<'a, str> {
         self.raw(name).map_or(Cow::Borrowed(""), text::string)
     }
 
-    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         self.raw(name).map(|value| value == "true")
     }
 
-    pub(super) fn int(&self, name: &str) -> Option<i64> {
+    pub(crate) fn int(&self, name: &str) -> Option<i64> {
         self.raw(name)?.parse().ok()
     }
 
     /// Whether a string or a list is given and not empty.
-    pub(super) fn is_given(&self, name: &str) -> bool {
+    pub(crate) fn is_given(&self, name: &str) -> bool {
         self.raw(name).is_some_and(|value| value != r#""""# && walk::is_nonempty(value))
     }
 }
 
-/// Reads a request's body, `value`, which Go fills into the struct `go`, into `found`: it is large enough that moving
-/// it costs.
-pub(super) fn body<'a>(go: &'static str, value: &'a str, found: &mut Found<'a>) -> Result<(), String> {
+/// Reads a request's body, `value`, into `found`, which is large enough that moving it costs.
+pub(crate) fn body<'a>(
+    request: &'static Request,
+    value: &'a str,
+    found: &mut Found<'a>,
+    heard: &mut Heard,
+) -> Result<(), String> {
     let mut faults = Faults { first: None };
     match kind(value) {
-        "object" => members(Place { parent: go, field: "" }, value, found, &mut faults)?,
+        "object" => members(Place { parent: request.name, field: "" }, value, found, &mut (&mut faults, heard))?,
         "null" => {}
-        other => return Err(format!("json: cannot unmarshal {other} into Go value of type api.{go}")),
+        other => return Err(format!("json: cannot unmarshal {other} into Go value of type {}", request.go)),
     }
     faults.into_result()
+}
+
+/// How the keys of an object are compared.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Keys {
+    /// As Go compares those of a map.
+    Exact,
+    /// As Go compares those of a struct.
+    Folded,
+}
+
+/// The values of `names` in `object`, nulls as if they were not there.
+///
+/// # Errors
+/// The sentence of an ambiguous body, where one is given more than once.
+pub(crate) fn pick<'a, const N: usize>(
+    object: &'a str,
+    names: [&str; N],
+    keys: Keys,
+) -> Result<[Option<&'a str>; N], String> {
+    let mut values = [None; N];
+    for (key, value) in walk::members(object) {
+        let key = text::unescaped(key);
+        let is_key = |name: &&str| **name == *key || (keys == Keys::Folded && text::is_same_field(&key, name));
+        let Some(at) = names.iter().position(is_key) else { continue };
+        if values[at].replace(value).is_some() {
+            return Err(ambiguous(names[at]));
+        }
+    }
+    Ok(values.map(|value| value.filter(|value| *value != "null")))
+}
+
+fn ambiguous(field: &str) -> String {
+    format!("ambiguous body: \"{field}\" is given more than once")
 }
 
 /// Where a value stands: `parent` is the struct, with the path down to it.
@@ -129,7 +202,10 @@ impl Faults {
     }
 }
 
-fn members<'a>(place: Place, object: &'a str, found: &mut Found<'a>, faults: &mut Faults) -> Result<(), String> {
+/// The first fault, and what is heard on the way.
+type Notes<'n> = (&'n mut Faults, &'n mut Heard);
+
+fn members<'a>(place: Place, object: &'a str, found: &mut Found<'a>, notes: &mut Notes<'_>) -> Result<(), String> {
     let table = found.table;
     for (key, value) in walk::members(object) {
         let key = text::unescaped(key);
@@ -138,9 +214,9 @@ fn members<'a>(place: Place, object: &'a str, found: &mut Found<'a>, faults: &mu
         let Some(at) = position(table, &key).or_else(folded) else { continue };
         let Field(field, shape) = table[at];
         if found.values[at].replace(value).is_some() {
-            return Err(format!("ambiguous body: \"{field}\" is given more than once"));
+            return Err(ambiguous(field));
         }
-        judge(shape, value, Place { field, ..place }, faults, &mut found.opening)?;
+        judge(shape, value, Place { field, ..place }, notes)?;
     }
     Ok(())
 }
@@ -153,23 +229,33 @@ fn position(table: &[Field], key: &str) -> Option<usize> {
 }
 
 /// Judges one value; an error is one at which Go stops.
-fn judge(shape: Shape, value: &str, place: Place, faults: &mut Faults, opening: &mut Opening) -> Result<(), String> {
+fn judge(shape: Shape, value: &str, place: Place, notes: &mut Notes<'_>) -> Result<(), String> {
     let got = kind(value);
+    let faults = &mut *notes.0;
     match (shape, got) {
         (_, "null") | (Shape::Any, _) | (Shape::Text, "string") | (Shape::Flag | Shape::Think, "bool") => {}
         (Shape::Text, _) => faults.mismatch(got, place, "string"),
         (Shape::Flag, _) => faults.mismatch(got, place, "bool"),
         (Shape::Int, _) => int(value, place, faults),
+        (Shape::Float(bits), _) => float(value, bits, place, faults),
         (Shape::Ints, "array") => walk::items(value).for_each(|item| int(item, place, faults)),
         (Shape::Ints, _) => faults.mismatch(got, place, "[]int"),
+        (Shape::Texts, "array") => walk::items(value).for_each(|item| a_text(item, place, faults)),
+        (Shape::Texts, _) => faults.mismatch(got, place, "[]string"),
+        (Shape::TextMap, "object") => walk::members(value).for_each(|(_, item)| a_text(item, place, faults)),
+        (Shape::TextMap, _) => faults.mismatch(got, place, "map[string]string"),
         (Shape::KeepAlive, _) => drop(duration::keep_alive(value)?),
         (Shape::Think, _) => think(value)?,
         (Shape::Images, "array") => walk::items(value).for_each(|item| image(item, place, faults)),
         (Shape::Images, _) => faults.mismatch(got, place, "[]api.ImageData"),
         (Shape::Options, "object") => options(value, place, faults),
         (Shape::Options, _) => faults.mismatch(got, place, "map[string]interface {}"),
-        (Shape::Messages, "array") => messages(value, opening)?,
-        (Shape::Messages, _) => faults.mismatch(got, place, "[]api.Message"),
+        (Shape::Messages(of), "array") => messages(of, value, place, notes)?,
+        (Shape::Messages(of), _) => faults.mismatch(got, place, of.list),
+        (Shape::Inside(of), "object") => {
+            members(Place { parent: of.path, field: "" }, value, &mut Found::none(of.fields), notes)?;
+        }
+        (Shape::Inside(of), _) => faults.mismatch(got, place, of.go),
         (Shape::Objects { item, .. }, "array") => {
             for got in walk::items(value).map(kind).filter(|got| !matches!(*got, "object" | "null")) {
                 faults.mismatch(got, place, item);
@@ -181,7 +267,7 @@ fn judge(shape: Shape, value: &str, place: Place, faults: &mut Faults, opening: 
 }
 
 /// What Go's errors call a value.
-fn kind(value: &str) -> &'static str {
+pub(crate) fn kind(value: &str) -> &'static str {
     match value.as_bytes().first() {
         Some(b'{') => "object",
         Some(b'[') => "array",
@@ -198,6 +284,23 @@ fn int(value: &str, place: Place, faults: &mut Faults) {
         "number" if value.parse::<i64>().is_ok() => {}
         "number" => faults.mismatch(format_args!("number {value}"), place, "int"),
         other => faults.mismatch(other, place, "int"),
+    }
+}
+
+fn float(value: &str, bits: u8, place: Place, faults: &mut Faults) {
+    let wanted = if bits == 32 { "float32" } else { "float64" };
+    let is_held = |number: f64| number.is_finite() && (bits != 32 || (number as f32).is_finite());
+    match kind(value) {
+        "number" if value.parse().is_ok_and(is_held) => {}
+        "number" => faults.mismatch(format_args!("number {value}"), place, wanted),
+        other => faults.mismatch(other, place, wanted),
+    }
+}
+
+fn a_text(value: &str, place: Place, faults: &mut Faults) {
+    match kind(value) {
+        "null" | "string" => {}
+        other => faults.mismatch(other, place, "string"),
     }
 }
 
@@ -244,20 +347,34 @@ fn options(value: &str, place: Place, faults: &mut Faults) {
     }
 }
 
-/// Judges the messages of `list`, and follows how they begin. A message has a reader of its own, so its first fault
-/// ends the whole body.
-fn messages(list: &str, opening: &mut Opening) -> Result<(), String> {
-    let place = Place { parent: "ChatRequest.messages", field: "" };
+/// Judges the messages of `list`, and hears them.
+fn messages(of: &'static Messages, list: &str, place: Place, notes: &mut Notes<'_>) -> Result<(), String> {
     for value in walk::items(list) {
-        let mut message = Found::none(&MESSAGE);
-        let mut faults = Faults { first: None };
-        match kind(value) {
-            "null" => {}
-            "object" => members(place, value, &mut message, &mut faults)?,
-            other => faults.mismatch(other, place, "api.Alias"),
+        let mut found = Found::none(of.message.fields);
+        match of.faults {
+            AfterFault::GoOn => message(&of.message, (value, place), &mut found, notes)?,
+            AfterFault::Stop => {
+                let mut own = Faults { first: None };
+                message(&of.message, (value, place), &mut found, &mut (&mut own, notes.1))?;
+                own.into_result()?;
+            }
         }
-        faults.into_result()?;
-        opening.hear(message.raw("role"), message.raw("content"));
+        notes.1.messages = notes.1.messages.saturating_add(1);
+        (of.hear)(&found, notes.1);
+    }
+    Ok(())
+}
+
+fn message<'a>(
+    of: &Inside,
+    (value, place): (&'a str, Place),
+    found: &mut Found<'a>,
+    notes: &mut Notes<'_>,
+) -> Result<(), String> {
+    match kind(value) {
+        "null" => {}
+        "object" => members(Place { parent: of.path, field: "" }, value, found, notes)?,
+        other => notes.0.mismatch(other, place, of.go),
     }
     Ok(())
 }

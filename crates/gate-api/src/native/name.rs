@@ -4,22 +4,31 @@
 //!
 //! Invariant: a name that Ollama would send to its cloud is never read as a local one.
 
+use std::borrow::Cow;
+
 /// Why a name is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NameFault {
+pub(crate) enum NameFault {
     /// Empty or blank.
     Missing,
     /// Ends both in `:local` and in `:cloud`.
     BothSources,
-    /// Ollama would run it elsewhere.
-    Cloud,
     /// Not a name.
     Invalid,
 }
 
-/// Where a name's suffix says the model runs.
+/// Who would run a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The server that is asked.
+    Local,
+    /// Ollama's cloud, with the server's own identity: names that end in `:cloud` or `-cloud`.
+    Cloud,
+}
+
+/// What a name's suffix says.
 #[derive(PartialEq)]
-enum Source {
+enum Suffix {
     Unsaid,
     Local,
     Cloud,
@@ -29,21 +38,49 @@ enum Source {
 const HOST_MAX: usize = 350;
 const PART_MAX: usize = 80;
 
-/// The name as Ollama reads it: trimmed, without `:local`.
-pub(super) fn read(sent: &str) -> Result<&str, NameFault> {
+/// The host that a name without one means; Ollama never lists it.
+const DEFAULT_HOST: &str = "registry.ollama.ai";
+
+/// The name as Ollama reads it where it runs a model: trimmed, without `:local`. Of a cloud's name all spellings give
+/// one, `model:cloud` or `model:tag-cloud`.
+pub(crate) fn read(sent: &str) -> Result<(Cow<'_, str>, Source), NameFault> {
     let sent = sent.trim();
     if sent.is_empty() {
         return Err(NameFault::Missing);
     }
-    let (base, source) = source(sent);
-    if source != Source::Unsaid && self::source(base).1 != Source::Unsaid {
+    let (base, suffix) = suffix(sent);
+    if suffix != Suffix::Unsaid && self::suffix(&base).1 != Suffix::Unsaid {
         return Err(NameFault::BothSources);
     }
-    match source {
-        Source::Cloud => Err(NameFault::Cloud),
-        _ if is_valid(base) => Ok(base),
-        _ => Err(NameFault::Invalid),
+    if !is_valid(&base) {
+        return Err(NameFault::Invalid);
     }
+    match suffix {
+        Suffix::Cloud => {
+            Ok((format!("{base}{}", if has_tag(&base) { "-cloud" } else { ":cloud" }).into(), Source::Cloud))
+        }
+        _ => Ok((base, Source::Local)),
+    }
+}
+
+/// The name as Ollama reads it where it writes models: as it stands. One that ends in `:local` is refused, since it would
+/// name another model to whoever runs it.
+pub(crate) fn read_plain(sent: &str) -> Result<(Cow<'_, str>, Source), NameFault> {
+    match suffix(sent).1 {
+        Suffix::Local => Err(NameFault::Invalid),
+        _ if sent.is_empty() => Err(NameFault::Missing),
+        _ if !is_valid(sent) => Err(NameFault::Invalid),
+        Suffix::Cloud => Ok((sent.into(), Source::Cloud)),
+        Suffix::Unsaid => Ok((sent.into(), Source::Local)),
+    }
+}
+
+/// The host that a valid name gives, without a scheme; none if it is the default one.
+pub(crate) fn host(name: &str) -> Option<&str> {
+    let name = name.rsplit_once("://").map_or(name, |(_, name)| name);
+    let (rest, _) = name.rsplit_once('/')?;
+    let (host, _) = rest.rsplit_once('/')?;
+    (!host.eq_ignore_ascii_case(DEFAULT_HOST)).then_some(host)
 }
 
 /// The form in which Ollama lists a model, in lower case: the default host and namespace left out, the tag given.
@@ -59,7 +96,7 @@ pub fn listed_as(name: &str) -> String {
 
 /// What [`listed_as`] puts together, before letters are lower case.
 pub(super) fn listed_parts(name: &str) -> (&str, &'static str) {
-    let has_tag = name.bytes().rfind(|byte| matches!(byte, b':' | b'/')) == Some(b':');
+    let has_tag = has_tag(name);
     let scheme = name.as_bytes().windows(3).rposition(|part| part == b"://");
     let name = scheme.map_or(name, |at| &name[at + 3..]);
     let name = without_prefix(name, "registry.ollama.ai/");
@@ -73,24 +110,26 @@ fn without_prefix<'a>(name: &'a str, prefix: &str) -> &'a str {
     }
 }
 
-/// The name without its source suffix, and that suffix. The base of a `-cloud` tag matters only for further suffixes.
-fn source(name: &str) -> (&str, Source) {
-    let Some((base, suffix)) = name.rsplit_once(':') else { return (name, Source::Unsaid) };
+/// Whether the part behind the last slash has a colon.
+fn has_tag(name: &str) -> bool {
+    name.bytes().rfind(|byte| matches!(byte, b':' | b'/')) == Some(b':')
+}
+
+/// The name without what its suffix says, and what that is.
+fn suffix(name: &str) -> (Cow<'_, str>, Suffix) {
+    let Some((base, suffix)) = name.rsplit_once(':') else { return (name.into(), Suffix::Unsaid) };
     let suffix = suffix.trim();
     if suffix.eq_ignore_ascii_case("local") {
-        return (base, Source::Local);
+        return (base.into(), Suffix::Local);
     }
     if suffix.eq_ignore_ascii_case("cloud") {
-        return (base, Source::Cloud);
+        return (base.into(), Suffix::Cloud);
     }
-    let tail = suffix.len().checked_sub("-cloud".len()).and_then(|at| suffix.get(at..));
-    match tail {
-        Some(tail) if tail.eq_ignore_ascii_case("-cloud") && !suffix.contains('/') => {
-            // Cut from the name itself: blanks before the suffix are part of it for Ollama as well.
-            let end = name.trim_end().len() - tail.len();
-            (&name[..end], Source::Cloud)
+    match suffix.len().checked_sub("-cloud".len()).and_then(|at| suffix.split_at_checked(at)) {
+        Some((tag, tail)) if tail.eq_ignore_ascii_case("-cloud") && !suffix.contains('/') => {
+            (format!("{base}:{tag}").into(), Suffix::Cloud)
         }
-        _ => (name, Source::Unsaid),
+        _ => (name.into(), Suffix::Unsaid),
     }
 }
 

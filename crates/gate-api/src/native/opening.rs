@@ -13,7 +13,7 @@ const PROMPT_MAX: usize = 512;
 
 /// Follows a body's texts as they are read.
 #[derive(Default)]
-pub(super) struct Opening {
+pub(crate) struct Opening {
     digest: Digest,
     user: User,
 }
@@ -29,6 +29,11 @@ enum User {
 impl Opening {
     /// The next message, by the JSON text of its role and content; ignored behind the first of the user.
     pub(super) fn hear(&mut self, role: Option<&str>, content: Option<&str>) {
+        self.hear_all(role, content.into_iter());
+    }
+
+    /// The same for a content in several strings, which count as one.
+    pub(super) fn hear_all<'a>(&mut self, role: Option<&str>, contents: impl Iterator<Item = &'a str>) {
         if self.user == User::Heard {
             return;
         }
@@ -38,17 +43,20 @@ impl Opening {
         }
         self.digest.add_folded(&role);
         self.digest.end_text();
-        self.add(content, usize::MAX);
+        contents.for_each(|content| self.add(content, usize::MAX));
+        self.digest.end_text();
     }
 
     /// The texts of a call without messages.
     pub(super) fn hear_prompt(&mut self, system: Option<&str>, prompt: Option<&str>) {
-        self.add(system, usize::MAX);
-        self.add(prompt, PROMPT_MAX);
+        self.add(system.unwrap_or(""), usize::MAX);
+        self.digest.end_text();
+        self.add(prompt.unwrap_or(""), PROMPT_MAX);
+        self.digest.end_text();
     }
 
     /// The number of what was heard, for a model that is named `model`; never 0.
-    pub(super) fn conversation(&mut self, model: &str) -> u64 {
+    pub(crate) fn conversation(&mut self, model: &str) -> u64 {
         let (name, tag) = name::listed_parts(model);
         self.digest.add_folded(name);
         self.digest.add_folded(tag);
@@ -57,8 +65,8 @@ impl Opening {
     }
 
     /// Adds at most `max` bytes of what the JSON string `raw` means.
-    fn add(&mut self, raw: Option<&str>, mut max: usize) {
-        for part in text::parts(raw.unwrap_or(""), max) {
+    fn add(&mut self, raw: &str, mut max: usize) {
+        for part in text::parts(raw, max) {
             let mut utf8 = [0; 4];
             let bytes = match part {
                 Part::Plain(run) => run.as_bytes(),
@@ -71,7 +79,6 @@ impl Opening {
                 break;
             }
         }
-        self.digest.end_text();
     }
 }
 

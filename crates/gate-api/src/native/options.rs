@@ -19,18 +19,18 @@ enum Kind {
     Strings,
 }
 
-/// The first [`LOADING`] of them, in the order of their names, belong to the loaded model.
+/// The first [`LOADING`] of them, in the order of their names, belong to the loaded model; the next is [`NUM_PREDICT`].
 const KNOWN: [(&str, Kind); 20] = [
     ("draft_num_predict", Kind::Integer),
     ("main_gpu", Kind::Integer),
     ("num_batch", Kind::Integer),
-    ("num_ctx", Kind::Integer),
+    (NUM_CTX, Kind::Integer),
     (NUM_GPU, Kind::Integer),
     ("num_thread", Kind::Integer),
     ("use_mmap", Kind::Boolean),
+    (NUM_PREDICT, Kind::Integer),
     ("num_keep", Kind::Integer),
     ("seed", Kind::Integer),
-    ("num_predict", Kind::Integer),
     ("top_k", Kind::Integer),
     ("top_p", Kind::Float),
     ("min_p", Kind::Float),
@@ -49,15 +49,30 @@ const LOADING: usize = 7;
 /// Layers on the GPU. Below zero it leaves the choice to Ollama, which then keeps what is loaded.
 const NUM_GPU: &str = "num_gpu";
 
+/// Size of the context, the [`AT_CONTEXT`]th of [`KNOWN`].
+pub(crate) const NUM_CTX: &str = "num_ctx";
+const AT_CONTEXT: usize = 3;
+
+/// Tokens of an answer, behind the [`LOADING`] ones.
+pub(crate) const NUM_PREDICT: &str = "num_predict";
+
 /// A field of the request, not an option, that belongs to the loaded model as well.
 const SHIFT: &str = "shift";
 
-/// The options that are given and belong to the loaded model, as JSON text.
+/// The options that are given and matter to the gate, as JSON text.
 pub(super) struct Loading<'a> {
+    /// Those of the loaded model; a null counts as not given.
     values: [Option<&'a str>; LOADING],
+    /// [`NUM_PREDICT`], which may be null.
+    pub(super) num_predict: Option<&'a str>,
 }
 
-impl Loading<'_> {
+impl<'a> Loading<'a> {
+    /// The size of the context.
+    pub(super) fn num_ctx(&self) -> Option<&'a str> {
+        self.values[AT_CONTEXT]
+    }
+
     /// `name=value` for each, and for `shift`, in the order of names with semicolons between; empty if there is none.
     pub(super) fn canonical(&self, mut shift: Option<bool>) -> String {
         let mut out = String::new();
@@ -87,7 +102,7 @@ impl Loading<'_> {
 
 /// The integer that Go makes of a number: it reads a double and cuts off the fraction. Beyond 64 bits its conversion
 /// gives whatever the machine does, here the nearest.
-fn integer(value: &str) -> Cow<'_, str> {
+pub(super) fn integer(value: &str) -> Cow<'_, str> {
     /// Digits that a double holds exactly, whatever they are.
     const EXACT_MAX: usize = 15;
     if value.len() <= EXACT_MAX && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -100,6 +115,7 @@ fn integer(value: &str) -> Cow<'_, str> {
 pub(super) fn judge(options: &str) -> Result<Loading<'_>, String> {
     let mut seen = [false; KNOWN.len()];
     let mut values = [None; LOADING];
+    let mut num_predict = None;
     for (key, value) in walk::members(options) {
         let key = text::unescaped(key);
         let Some(at) = KNOWN.iter().position(|(name, _)| *name == key) else { continue };
@@ -112,9 +128,11 @@ pub(super) fn judge(options: &str) -> Result<Loading<'_>, String> {
         }
         if let Some(loading) = values.get_mut(at) {
             *loading = (value != "null").then_some(value);
+        } else if at == LOADING {
+            num_predict = Some(value);
         }
     }
-    Ok(Loading { values })
+    Ok(Loading { values, num_predict })
 }
 
 /// What should stand there instead of `value`.

@@ -42,13 +42,26 @@ pub(super) fn checked_run(bytes: &[u8]) -> usize {
 }
 
 /// What the JSON string `raw` means, its quotes included in `raw`.
-pub(super) fn string(raw: &str) -> Cow<'_, str> {
+pub(crate) fn string(raw: &str) -> Cow<'_, str> {
     let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
     unescaped(inner.unwrap_or(""))
 }
 
+/// Bytes of what the JSON string `raw` means; 0 if it is none.
+pub(crate) fn meaning_len(raw: &str) -> u64 {
+    let Some(inner) = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) else { return 0 };
+    if memchr(b'\\', inner.as_bytes()).is_none() {
+        return inner.len() as u64;
+    }
+    let len = |part| match part {
+        Part::Plain(run) => str::len(run),
+        Part::Escaped(letter) => letter.len_utf8(),
+    };
+    (Parts { rest: inner }).map(len).sum::<usize>() as u64
+}
+
 /// What a JSON string means; `inner` stands between its quotes. A surrogate without its other half becomes U+FFFD.
-pub(super) fn unescaped(inner: &str) -> Cow<'_, str> {
+pub(crate) fn unescaped(inner: &str) -> Cow<'_, str> {
     if memchr(b'\\', inner.as_bytes()).is_none() {
         return Cow::Borrowed(inner);
     }
@@ -125,7 +138,7 @@ fn unicode_escape(rest: &mut &str) -> char {
 
 /// Whether Go's JSON takes `key` for the field `name`, which is lower-case ASCII. Two letters outside ASCII fold to one
 /// inside: the long s and the Kelvin sign.
-pub(super) fn is_same_field(key: &str, name: &str) -> bool {
+pub(crate) fn is_same_field(key: &str, name: &str) -> bool {
     let folded = |letter: char| match letter {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
@@ -135,7 +148,7 @@ pub(super) fn is_same_field(key: &str, name: &str) -> bool {
 }
 
 /// `text` in double quotes, as Go's `%q`; at most [`SHOWN_MAX`] characters of it.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for letter in shortened(text).chars() {
         match letter {
@@ -169,7 +182,7 @@ fn push_unusual(out: &mut String, letter: char) {
 }
 
 /// `text`, or its first [`SHOWN_MAX`] characters and an ellipsis.
-pub(super) fn shortened(text: &str) -> Cow<'_, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),

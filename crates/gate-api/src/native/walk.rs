@@ -6,10 +6,10 @@
 use super::text::checked_run;
 
 /// The members of an object: key as written, quotes removed, and value.
-pub(super) struct Members<'a>(Items<'a>);
+pub(crate) struct Members<'a>(Items<'a>);
 
 /// The members of `object`; none if it is not one.
-pub(super) fn members(object: &str) -> Members<'_> {
+pub(crate) fn members(object: &str) -> Members<'_> {
     Members(Items { rest: object.strip_prefix('{').unwrap_or("") })
 }
 
@@ -25,17 +25,17 @@ impl<'a> Iterator for Members<'a> {
 }
 
 /// Whether `value` is something other than an empty array.
-pub(super) fn is_nonempty(value: &str) -> bool {
+pub(crate) fn is_nonempty(value: &str) -> bool {
     !value.starts_with('[') || items(value).next().is_some()
 }
 
 /// The items of an array.
-pub(super) struct Items<'a> {
+pub(crate) struct Items<'a> {
     rest: &'a str,
 }
 
 /// The items of `array`; none if it is not one.
-pub(super) fn items(array: &str) -> Items<'_> {
+pub(crate) fn items(array: &str) -> Items<'_> {
     Items { rest: array.strip_prefix('[').unwrap_or("") }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{End, LINE_MAX, LineTooLong, Lines, Stats, error_line};
+use super::{Lines, error_line};
+use crate::frames::{End, FRAME_MAX, Stats, TooLong};
 
 /// Two whole answers of a real Ollama, in their chunked framing.
 const RECORDED: [&str; 2] =
@@ -61,7 +62,7 @@ fn recorded_streams() {
     }
 }
 
-fn relay<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<u8>, End), LineTooLong> {
+fn relay<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<u8>, End), TooLong> {
     let (mut lines, mut out) = (Lines::default(), Vec::new());
     for chunk in chunks {
         let whole = lines.push(Bytes::copy_from_slice(chunk))?;
@@ -161,17 +162,17 @@ fn a_chunk_that_ends_with_its_line_is_not_copied() {
 
 #[test]
 fn a_line_has_a_longest() {
-    let longest = vec![b'x'; LINE_MAX];
+    let longest = vec![b'x'; FRAME_MAX];
     let mut line = longest.clone();
     line.push(b'\n');
-    for size in [1 << 12, LINE_MAX, LINE_MAX + 1] {
-        assert_eq!(relay(line.chunks(size)).map(|(out, _)| out.len()), Ok(LINE_MAX + 1), "chunks of {size}");
+    for size in [1 << 12, FRAME_MAX, FRAME_MAX + 1] {
+        assert_eq!(relay(line.chunks(size)).map(|(out, _)| out.len()), Ok(FRAME_MAX + 1), "chunks of {size}");
     }
     line.insert(0, b'x');
-    for size in [1 << 12, LINE_MAX, LINE_MAX + 2] {
-        assert_eq!(relay(line.chunks(size)), Err(LineTooLong), "chunks of {size}");
+    for size in [1 << 12, FRAME_MAX, FRAME_MAX + 2] {
+        assert_eq!(relay(line.chunks(size)), Err(TooLong), "chunks of {size}");
     }
-    assert_eq!(relay([&longest[..], b"x"]), Err(LineTooLong), "before its newline has come");
+    assert_eq!(relay([&longest[..], b"x"]), Err(TooLong), "before its newline has come");
 }
 
 #[test]

@@ -33,6 +33,8 @@ impl Rejection {
             // Ollama's router answers this one itself, as text.
             (Self::MethodNotAllowed { .. }, Dialect::Ollama) => (Some(TEXT), b"405 method not allowed".to_vec()),
             (_, Dialect::Ollama) => (Some(JSON_UTF8), object("error", &terms.public)),
+            (_, Dialect::OpenAi) => (Some(JSON_UTF8), openai(&terms)),
+            (_, Dialect::Anthropic) => (Some(JSON_UTF8), anthropic(&terms)),
             (_, Dialect::Gate) => (Some(TEXT_UTF8), terms.public.as_bytes().to_vec()),
         };
         let is_limit = matches!(self, Self::RateLimited { .. } | Self::Flooded { .. });
@@ -51,6 +53,45 @@ fn article_key(terms: &Terms<'_>) -> &'static str {
 /// `{"key":"text"}`.
 fn object(key: &'static str, text: &str) -> Vec<u8> {
     format!(r#"{{"{key}":{}}}"#, serde_json::Value::from(text)).into_bytes()
+}
+
+/// `{"error":{"message","type","param","code"}}`, which the SDKs of `OpenAI` turn into an exception of the status.
+pub(super) fn openai(terms: &Terms<'_>) -> Vec<u8> {
+    let code = match terms.status {
+        401 => r#""invalid_api_key""#,
+        TOO_MANY => r#""rate_limit_exceeded""#,
+        _ => "null",
+    };
+    let message = serde_json::Value::from(&*terms.public);
+    let kind = openai_type(terms);
+    format!(r#"{{"error":{{"message":{message},"type":"{kind}","param":null,"code":{code}}}}}"#).into_bytes()
+}
+
+fn openai_type(terms: &Terms<'_>) -> &'static str {
+    match terms.status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        TOO_MANY => "rate_limit_error",
+        _ if terms.fault == Fault::Client => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+/// `{"type":"error","error":{"type","message"}}`, which the SDKs of Anthropic turn into an exception of the status.
+pub(super) fn anthropic(terms: &Terms<'_>) -> Vec<u8> {
+    let message = serde_json::Value::from(&*terms.public);
+    let kind = anthropic_type(terms);
+    format!(r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}}}}"#).into_bytes()
+}
+
+fn anthropic_type(terms: &Terms<'_>) -> &'static str {
+    match terms.status {
+        413 => "request_too_large",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        _ => openai_type(terms),
+    }
 }
 
 fn fields(terms: &Terms<'_>, retry_after: Option<Duration>) -> Vec<(&'static str, String)> {

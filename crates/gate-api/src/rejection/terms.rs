@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{Breakage, Connection, Denial, Fault, Phase, Rejection, Terms};
+use super::{Breakage, Connection, Denial, Fault, KeyFault, Phase, Rejection, Terms};
 
 /// How long a client should wait for the successor of a draining process: reloads hand over well within it.
 const DRAIN_RETRY: Duration = Duration::from_secs(1);
@@ -13,6 +13,12 @@ const DRAIN_RETRY: Duration = Duration::from_secs(1);
 /// The least and the most that clients are told to wait for room in the queue: it is an estimate, and one that is off
 /// should neither bring them all at once nor keep them away for long.
 const QUEUE_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(120)];
+
+/// When one who has as many requests as may be at once should come again: some end at any time.
+const TURN_RETRY: Duration = Duration::from_secs(1);
+
+/// How to say who one is.
+const CHALLENGE: &str = "Bearer realm=\"ollama-gate\"";
 
 impl Rejection {
     /// Status, texts, Retry-After, fault and connection of this refusal.
@@ -47,6 +53,10 @@ impl Rejection {
                 row(307, Client, "").logged("slash missing or extra").with("location", location.as_str())
             }
             Self::Denied { what } => row(403, Client, denial(*what)),
+            Self::Unauthorized { why } => row(401, Client, key_fault(*why)).with("www-authenticate", CHALLENGE),
+            Self::NameBackend { names } => {
+                row(400, Client, format!("several backends: say which one in X-Gate-Backend: {names}"))
+            }
             Self::BadRequest { text } => row(400, Client, text.as_str()),
             Self::ModelNotFound { model } => row(404, Client, format!("model '{model}' not found")),
             Self::RateLimited { limit, retry } => {
@@ -58,6 +68,10 @@ impl Rejection {
             }
             Self::ClientQueueFull { limit, retry } => {
                 row(429, Client, format!("Too many requests are waiting: {limit} of one client may")).later(*retry)
+            }
+            Self::TooManyAtOnce { limit } => {
+                let text = format!("{limit} requests of this API key are in service or wait, and no more may");
+                row(429, Client, text).after(TURN_RETRY)
             }
             Self::QueueTimeout { after, retry } => {
                 let waited = seconds(*after);
@@ -135,8 +149,21 @@ fn backend_status<'a>(status: u16, text: &'a str, retry_after: Option<&'a str>) 
 fn denial(what: Denial) -> &'static str {
     match what {
         Denial::Route => "this route is not open on this gate",
+        Denial::KeyRoute => "this API key may not use this route",
         Denial::CloudModel => "cloud models are not open on this gate",
         Denial::DebugRender => "_debug_render_only is not open on this gate",
+        Denial::RemoteHost => "models of other hosts are not open on this gate",
+        Denial::WebSearch => "web search is not open on this gate",
+        Denial::Origin => "this origin is not open on this gate",
+    }
+}
+
+fn key_fault(why: KeyFault) -> &'static str {
+    match why {
+        KeyFault::Missing => "an API key is needed: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`",
+        KeyFault::Unknown => "this API key is not known here",
+        KeyFault::Expired => "this API key has expired",
+        KeyFault::Ambiguous => "the request has two API keys that differ",
     }
 }
 

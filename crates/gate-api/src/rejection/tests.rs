@@ -1,10 +1,13 @@
 //! The table of refusals, read back through every dialect.
 
-use super::{Breakage, Connection, Denial, Dialect, LimitHeaders, Phase, Rejection};
+use super::render::{anthropic, openai};
+use super::{Breakage, Connection, Denial, Dialect, KeyFault, LimitHeaders, Phase, Rejection};
 use std::time::Duration;
 
 /// Stands for any internal address; no answer may hold it.
 const INTERNAL: &str = "10.9.8.7:11434";
+
+const DIALECTS: [Dialect; 5] = [Dialect::Article, Dialect::Ollama, Dialect::OpenAi, Dialect::Anthropic, Dialect::Gate];
 
 /// What a row must look like: status, connection, and the bodies of Article, Ollama and Gate.
 struct Row {
@@ -72,6 +75,25 @@ fn clients_faults() -> Vec<Row> {
         detail(R::Denied { what: Denial::Route }, 403, Keep, "this route is not open on this gate"),
         detail(R::Denied { what: Denial::CloudModel }, 403, Keep, "cloud models are not open on this gate"),
         detail(R::Denied { what: Denial::DebugRender }, 403, Keep, "_debug_render_only is not open on this gate"),
+        detail(R::Denied { what: Denial::KeyRoute }, 403, Keep, "this API key may not use this route"),
+        detail(R::Denied { what: Denial::RemoteHost }, 403, Keep, "models of other hosts are not open on this gate"),
+        detail(R::Denied { what: Denial::WebSearch }, 403, Keep, "web search is not open on this gate"),
+        detail(R::Denied { what: Denial::Origin }, 403, Keep, "this origin is not open on this gate"),
+        detail(
+            R::Unauthorized { why: KeyFault::Missing },
+            401,
+            Keep,
+            "an API key is needed: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`",
+        ),
+        detail(R::Unauthorized { why: KeyFault::Unknown }, 401, Keep, "this API key is not known here"),
+        detail(R::Unauthorized { why: KeyFault::Expired }, 401, Keep, "this API key has expired"),
+        detail(R::Unauthorized { why: KeyFault::Ambiguous }, 401, Keep, "the request has two API keys that differ"),
+        detail(
+            R::NameBackend { names: "gpu1, gpu2".into() },
+            400,
+            Keep,
+            "several backends: say which one in X-Gate-Backend: gpu1, gpu2",
+        ),
         detail(R::BadRequest { text: "missing request body".into() }, 400, Keep, "missing request body"),
         detail(R::ModelNotFound { model: "nope".into() }, 404, Keep, "model 'nope' not found"),
         error(
@@ -86,6 +108,12 @@ fn clients_faults() -> Vec<Row> {
             429,
             Keep,
             "Too many requests are waiting: 64 of one client may",
+        ),
+        error(
+            R::TooManyAtOnce { limit: 4 },
+            429,
+            Keep,
+            "4 requests of this API key are in service or wait, and no more may",
         ),
     ]
 }
@@ -130,9 +158,21 @@ fn other_faults() -> Vec<Row> {
 #[test]
 fn every_refusal_in_every_dialect() {
     for row in clients_faults().into_iter().chain(other_faults()) {
-        for (dialect, body) in
-            [(Dialect::Article, row.article), (Dialect::Ollama, row.ollama), (Dialect::Gate, row.gate)]
-        {
+        // The text of the other two stands in an object of its own.
+        let text = serde_json::Value::from(row.gate);
+        let terms = row.rejection.terms();
+        let openai = String::from_utf8(openai(&terms)).unwrap();
+        let anthropic = String::from_utf8(anthropic(&terms)).unwrap();
+        assert!(openai.starts_with(&format!(r#"{{"error":{{"message":{text},"#)), "{openai}");
+        assert!(anthropic.ends_with(&format!(r#""message":{text}}}}}"#)), "{anthropic}");
+        let (openai, anthropic) = if row.status == 307 { ("", "") } else { (&*openai, &*anthropic) };
+        for (dialect, body) in [
+            (Dialect::Article, row.article),
+            (Dialect::Ollama, row.ollama),
+            (Dialect::OpenAi, openai),
+            (Dialect::Anthropic, anthropic),
+            (Dialect::Gate, row.gate),
+        ] {
             let answer = row.rejection.answer(dialect);
             let text = String::from_utf8(answer.body).unwrap();
             let case = format!("{:?} in {dialect:?}", row.rejection);
@@ -153,11 +193,11 @@ fn every_refusal_in_every_dialect() {
 /// Adding a variant stops this from compiling: it needs a row above.
 #[test]
 fn no_variant_is_without_a_row() {
-    let mut seen = [false; 28];
+    let mut seen = [false; 31];
     for row in clients_faults().into_iter().chain(other_faults()) {
         seen[variant(&row.rejection)] = true;
     }
-    assert_eq!(seen, [true; 28]);
+    assert_eq!(seen, [true; 31]);
 }
 
 fn variant(rejection: &Rejection) -> usize {
@@ -191,6 +231,9 @@ fn variant(rejection: &Rejection) -> usize {
         R::QueueFull { .. } => 25,
         R::ClientQueueFull { .. } => 26,
         R::QueueTimeout { .. } => 27,
+        R::Unauthorized { .. } => 28,
+        R::NameBackend { .. } => 29,
+        R::TooManyAtOnce { .. } => 30,
     }
 }
 
@@ -205,6 +248,48 @@ fn content_types_are_those_of_the_replaced_servers() {
     assert_eq!(method.headers, [("allow", "POST".to_owned())]);
     let moved = Rejection::Redirect { location: "/docs".into() }.answer(Dialect::Article);
     assert_eq!(moved.headers, [("location", "/docs".to_owned())]);
+}
+
+/// Refusals by status, with what the SDKs of `OpenAI` and Anthropic call them.
+#[test]
+fn kinds_of_errors_are_those_the_sdks_know() {
+    use Rejection as R;
+    let late = R::BackendTimeout { phase: Phase::FirstByte, after: Duration::from_secs(1) };
+    for (rejection, openai, code, anthropic) in [
+        (R::BadRequest { text: "x".into() }, "invalid_request_error", None, "invalid_request_error"),
+        (
+            R::Unauthorized { why: KeyFault::Unknown },
+            "authentication_error",
+            Some("invalid_api_key"),
+            "authentication_error",
+        ),
+        (R::Denied { what: Denial::KeyRoute }, "permission_error", None, "permission_error"),
+        (R::ModelNotFound { model: "x".into() }, "not_found_error", None, "not_found_error"),
+        (R::MethodNotAllowed { allow: "POST" }, "invalid_request_error", None, "invalid_request_error"),
+        (R::BodyTooLarge { limit: 1 }, "invalid_request_error", None, "request_too_large"),
+        (R::TooManyAtOnce { limit: 1 }, "rate_limit_error", Some("rate_limit_exceeded"), "rate_limit_error"),
+        (R::Draining, "api_error", None, "overloaded_error"),
+        (R::NoModel, "api_error", None, "overloaded_error"),
+        (late, "api_error", None, "timeout_error"),
+        (R::Internal, "api_error", None, "api_error"),
+    ] {
+        let read = |dialect| serde_json::from_slice::<serde_json::Value>(&rejection.answer(dialect).body).unwrap();
+        let text = rejection.terms().public.into_owned();
+        let error = serde_json::json!({"message": text, "type": openai, "param": null, "code": code});
+        assert_eq!(read(Dialect::OpenAi), serde_json::json!({"error": error}));
+        let error = serde_json::json!({"type": anthropic, "message": text});
+        assert_eq!(read(Dialect::Anthropic), serde_json::json!({"type": "error", "error": error}));
+    }
+}
+
+#[test]
+fn a_refused_key_is_told_how_to_come_again() {
+    for dialect in DIALECTS {
+        let answer = Rejection::Unauthorized { why: KeyFault::Missing }.answer(dialect);
+        assert_eq!(answer.headers, [("www-authenticate", "Bearer realm=\"ollama-gate\"".to_owned())]);
+        let answer = Rejection::TooManyAtOnce { limit: 4 }.answer(dialect);
+        assert_eq!(answer.headers, [("retry-after", "1".to_owned())]);
+    }
 }
 
 #[test]
@@ -241,7 +326,7 @@ fn retry_after_of_the_queue_is_within_its_bounds() {
     ] {
         for refused in refusals(Duration::from_millis(millis)) {
             let says = vec![("retry-after", told.to_owned())];
-            for dialect in [Dialect::Article, Dialect::Ollama, Dialect::Gate] {
+            for dialect in DIALECTS {
                 for headers in [LimitHeaders::Off, LimitHeaders::On] {
                     let answer = refused.answer_with(dialect, headers);
                     assert_eq!(answer.headers, says, "{refused:?}, {dialect:?}, {headers:?}");

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Route, decoded, exact, route};
+use super::{BlobMethod, Class, Route, decoded, exact, route};
 use crate::rejection::{Dialect, Rejection};
 
 /// Answers of the article's own stack, recorded over the wire.
@@ -134,11 +134,121 @@ fn ollamas_paths() {
     assert_eq!((dialect, &refused.answer(dialect).body[..]), (Dialect::Ollama, &b"405 method not allowed"[..]));
 }
 
+const DIGEST: &str = "sha256:0123456789abcdefABCDEF0123456789abcdef0123456789abcdef0123456789";
+
+/// The routes that need a backend, but for the article's: method, path, route, class, dialect and name.
+fn backends() -> Vec<(&'static str, String, Route, Class, Dialect, &'static str)> {
+    use Class::{Infer, Manage, Read};
+    use Dialect::{Anthropic, Ollama, OpenAi};
+    let blob = |method| Route::Blob { digest: DIGEST.to_owned(), method };
+    let rows = [
+        ("POST", "/api/generate", Route::Generate, Infer, Ollama, "generate"),
+        ("POST", "/api/chat", Route::Chat, Infer, Ollama, "chat"),
+        ("POST", "/api/embed", Route::Embed, Infer, Ollama, "embed"),
+        ("POST", "/api/embeddings", Route::Embeddings, Infer, Ollama, "embeddings"),
+        ("GET", "/api/tags", Route::Tags, Read, Ollama, "tags"),
+        ("GET", "/api/ps", Route::Ps, Read, Ollama, "ps"),
+        ("GET", "/api/version", Route::Version, Read, Ollama, "version"),
+        ("POST", "/api/show", Route::Show, Read, Ollama, "show"),
+        ("POST", "/v1/chat/completions", Route::ChatCompletions, Infer, OpenAi, "chat_completions"),
+        ("POST", "/v1/completions", Route::Completions, Infer, OpenAi, "completions"),
+        ("POST", "/v1/embeddings", Route::V1Embeddings, Infer, OpenAi, "v1_embeddings"),
+        ("POST", "/v1/responses", Route::Responses, Infer, OpenAi, "responses"),
+        ("POST", "/v1/messages", Route::Messages, Infer, Anthropic, "messages"),
+        ("GET", "/v1/models", Route::Models, Read, OpenAi, "models"),
+        ("GET", "/v1/models/m:1", Route::Model { name: "m:1".into() }, Read, OpenAi, "model"),
+        ("POST", "/api/pull", Route::Pull, Manage, Ollama, "pull"),
+        ("POST", "/api/push", Route::Push, Manage, Ollama, "push"),
+        ("POST", "/api/create", Route::Create, Manage, Ollama, "create"),
+        ("POST", "/api/copy", Route::Copy, Manage, Ollama, "copy"),
+        ("DELETE", "/api/delete", Route::Delete, Manage, Ollama, "delete"),
+        ("HEAD", "/api/blobs/@", blob(BlobMethod::Head), Manage, Ollama, "blobs"),
+        ("POST", "/api/blobs/@", blob(BlobMethod::Post), Manage, Ollama, "blobs"),
+    ];
+    rows.into_iter().map(|(method, path, a, b, c, d)| (method, path.replace('@', DIGEST), a, b, c, d)).collect()
+}
+
+#[test]
+fn a_backend_is_asked_as_the_client_asked() {
+    for (method, path, found, class, dialect, name) in backends() {
+        check(method, &path, Ok(found.clone()));
+        assert_eq!((found.method(), found.path().as_ref()), (method, path.as_str()));
+        assert_eq!((found.class(), found.dialect(), found.name()), (class, dialect, name));
+        let (_, refused) = route("PATCH", &path).unwrap_err();
+        let Rejection::MethodNotAllowed { allow } = refused else { panic!("{path}: {refused}") };
+        assert!(allow.split(", ").any(|allowed| allowed == method), "{path}: {allow}");
+    }
+    for (found, path) in [(Route::ArticleBody, "/api/generate"), (item("x"), "/api/generate")] {
+        let asked = (found.method(), found.path(), found.class());
+        assert_eq!(asked, ("POST", path.into(), Class::Infer));
+    }
+    for target in ["/", "/docs", "/openapi.json", "/healthz", "/readyz"] {
+        let page = route("GET", target).unwrap();
+        assert_eq!((page.method(), page.path().as_ref(), page.class()), ("GET", target, Class::Open));
+    }
+}
+
+#[test]
+fn a_wrong_method_is_told_in_the_dialect_of_its_path() {
+    check("GET", "/v1/chat/completions", Err((405, "POST")));
+    check("HEAD", "/v1/models", Err((405, "GET")));
+    check("DELETE", "/v1/models/m", Err((405, "GET")));
+    check("GET", "/api/pull", Err((405, "POST")));
+    check("POST", "/api/delete", Err((405, "DELETE")));
+    check("GET", &format!("/api/blobs/{DIGEST}"), Err((405, "HEAD, POST")));
+    let dialect = |target: &str| route("PUT", target).unwrap_err().0;
+    assert_eq!(dialect("/v1/messages"), Dialect::Anthropic);
+    assert_eq!(dialect("/v1/models/x"), Dialect::OpenAi);
+    assert_eq!(dialect("/api/copy"), Dialect::Ollama);
+}
+
+#[test]
+fn a_models_name_is_one_segment_and_goes_on_as_one() {
+    for (target, name, path) in [
+        ("/v1/models/gemma3:270m", "gemma3:270m", "/v1/models/gemma3:270m"),
+        ("/v1/models/a%20b%3Fc%23d%25", "a b?c#d%", "/v1/models/a%20b%3Fc%23d%25"),
+        ("/v1/models/...", "...", "/v1/models/..."),
+        ("/%761/models/x?y=z", "x", "/v1/models/x"),
+        ("/v1/models/%C3%A9%00", "é\0", "/v1/models/%C3%A9%00"),
+    ] {
+        let found = route("GET", target).unwrap();
+        assert_eq!(found, Route::Model { name: name.to_owned() }, "{target}");
+        assert_eq!(found.path(), path);
+    }
+    for target in ["/v1/models/ns%2Fm", "/v1/models/ns/m", "/v1/models/x%2F"] {
+        assert!(!matches!(route("GET", target), Ok(Route::Model { .. })), "{target}");
+    }
+}
+
+#[test]
+fn what_v1_does_not_have_is_told_in_its_dialect() {
+    let refused = |target: &str| {
+        let (dialect, rejection) = route("POST", target).unwrap_err();
+        (dialect, rejection.terms().status)
+    };
+    for target in ["/v1/nope", "/v1/models/ns/m", "/v1/messagesx", "/v1/%6Eope?x", "/v1/fine_tuning/jobs"] {
+        assert_eq!(refused(target), (Dialect::OpenAi, 404), "{target}");
+    }
+    assert_eq!(refused("/v1/messages/count_tokens"), (Dialect::Anthropic, 404));
+    for target in ["/v1/audio/transcriptions", "/v1/images/edits", "/v1/", "/v1//models", "/v1/models/.."] {
+        assert_eq!(refused(target), (Dialect::OpenAi, 403), "{target}");
+    }
+    assert_eq!(refused("/v1/../api/pull"), (Dialect::OpenAi, 403));
+    assert_eq!(refused("/v1/messages/../models"), (Dialect::Anthropic, 403));
+}
+
 #[test]
 fn ollamas_closed_paths() {
+    let short = format!("/api/blobs/{}", &DIGEST[..DIGEST.len() - 1]);
+    let odd = format!("/api/blobs/{}g", &DIGEST[..DIGEST.len() - 1]);
     for target in [
-        "/api/pull",
-        "/api/%70ull",
+        "/api/me",
+        "/api/signout",
+        "/api/user/keys/a",
+        "/api/status",
+        "/api/experimental/web_search",
+        &short,
+        &odd,
         "/API/pull",
         "/API/generate",
         "/api/generate/",
@@ -148,14 +258,13 @@ fn ollamas_closed_paths() {
         "/./api/pull",
         "/ollama_generate/../api/pull",
         "/ollama_generate/..%2Fapi%2Fpull",
-        "/v1/chat/completions",
         "/V1/models",
+        "//v1/models",
         "/api/",
         "/api/blobs/sha256:00",
-        "http://gate.test/api/delete",
         "http://gate.test//api/delete",
     ] {
-        for method in ["GET", "POST", "DELETE"] {
+        for method in ["GET", "POST", "DELETE", "HEAD"] {
             let (dialect, refused) = route(method, target).unwrap_err();
             assert_eq!((dialect, refused.terms().status), (Dialect::Ollama, 403), "{method} {target}");
         }
@@ -180,7 +289,11 @@ fn the_gates_own_pages() {
 fn a_path_as_it_stands_is_routed_as_it_is_decoded() {
     let fixed = ["/api/generate", "/api/chat", "/api/tags", "/api/ps", "/api/version", "/", "/healthz", "/readyz"];
     let pages = crate::docs::Page::ALL.map(crate::docs::Page::path);
-    for target in [&fixed[..], &pages, &["/ollama_generate/", "/openapi.json"]].concat() {
+    let backends = backends();
+    let known: Vec<&str> =
+        backends.iter().map(|row| row.1.as_str()).filter(|path| exact("GET", path).is_some()).collect();
+    assert_eq!(known.len(), backends.len() - 3, "all but a model and a blob");
+    for target in [&fixed[..], &known, &pages, &["/ollama_generate/", "/openapi.json"]].concat() {
         for method in ["GET", "HEAD", "POST", "PUT", "OPTIONS", "get", "HEAD, GET", ""] {
             let short = exact(method, target).unwrap();
             assert_eq!(format!("{short:?}"), format!("{:?}", decoded(method, target)), "{method} {target}");
@@ -223,6 +336,9 @@ fn piece() -> impl Strategy<Value = String> {
         Just("chat"),
         Just("tags"),
         Just("models"),
+        Just("messages"),
+        Just("blobs"),
+        Just(DIGEST),
         Just("ollama_generate"),
         Just("docs"),
         Just("%"),
@@ -275,12 +391,14 @@ proptest! {
     ) {
         let target = format!("{slash}{}", pieces.concat());
         let plain = plainest(&target);
-        let open = ["/api/generate", "/api/chat", "/api/tags", "/api/ps", "/api/version"].contains(&plain.as_str());
-        if (plain.starts_with("/api/") || plain.starts_with("/v1/")) && !open {
-            prop_assert!(route(method, &target).is_err(), "{method} {target} is {plain}");
-        }
+        let is_theirs = plain.starts_with("/api/") || plain.starts_with("/v1/");
         if let Ok(found) = route(method, &target) {
-            prop_assert_eq!(plain.starts_with("/api/"), found.dialect() == Dialect::Ollama && plain != "/");
+            let is_asked = found.class() != Class::Open && found.dialect() != Dialect::Article;
+            prop_assert_eq!(is_theirs, is_asked, "{} {} is {}", method, target, plain);
+            if is_asked {
+                // Whatever a backend is asked is what the most lenient reader of the client's path would ask.
+                prop_assert_eq!(plainest(&found.path()), plain);
+            }
         }
     }
 

@@ -1,71 +1,26 @@
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use gate_zone::Region;
-use gate_zone::limiter::WAYS;
 use proptest::prelude::{any, prop, prop_assert, proptest};
 
 use super::*;
-use crate::client::{Peer, Trust};
+use crate::client::Client;
+use crate::fixture::{SEED, Zone, client, limit, limits, region};
 use crate::flood::Flood;
 
-const SEED: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfeed_beef];
-
-const UNITS: [(&str, u64); 3] = [("second", 1), ("minute", 60), ("hour", 3600)];
-
-fn region(sets: usize) -> Region {
-    let words = |count| &*Vec::leak((0..count).map(|_| AtomicU64::new(0)).collect());
-    Region { sets: words(sets * WAYS), overflow: words(64) }
-}
-
-/// The zone of several processes, and the clock they share.
-struct Zone {
-    tables: Tables,
-    now_ns: Arc<AtomicU64>,
-}
-
 impl Zone {
-    fn new() -> Self {
-        let lengths = UNITS.iter().map(|(_, seconds)| *seconds).chain([120]).map(Duration::from_secs);
-        let windows = lengths.map(|length| (length, region(1024))).collect();
-        let now_ns = Arc::new(AtomicU64::new(1_000_000_000_000));
-        Self { tables: Tables { windows, gcra: region(1024) }, now_ns }
-    }
-
-    fn clock(&self) -> Clock {
-        let now_ns = Arc::clone(&self.now_ns);
-        Clock::new(move || now_ns.load(SeqCst))
-    }
-
-    fn wait(&self, duration: Duration) {
-        self.now_ns.fetch_add(duration.as_nanos() as u64, SeqCst);
-    }
-
     /// A process whose routes all have these limits.
-    fn process(&self, strategy: Strategy, limits: &str) -> Admission {
-        self.try_process(strategy, limits).unwrap()
+    fn process(&self, strategy: Strategy, text: &str) -> Admission {
+        self.try_process(strategy, text).unwrap()
     }
 
-    fn try_process(&self, strategy: Strategy, limits: &str) -> Result<Admission, LimitError> {
-        let limits: Vec<_> = limits.split(';').map(limit).collect();
+    fn try_process(&self, strategy: Strategy, text: &str) -> Result<Admission, LimitError> {
+        let limits = limits(text);
         let spec = Spec { strategy, article_body: limits.clone(), article_item: limits.clone(), api: limits };
         Admission::new(&self.tables, SEED, self.clock(), spec)
     }
-}
-
-/// A limit as its text tells it: `10 per 2 minute`.
-fn limit(text: &str) -> Limit {
-    let words: Vec<_> = text.split(' ').collect();
-    let [amount, "per", multiples, unit] = words.as_slice() else { panic!("{text}") };
-    let (_, seconds) = UNITS.into_iter().find(|(name, _)| name == unit).unwrap();
-    let unit = Duration::from_secs(seconds);
-    Limit { amount: amount.parse().unwrap(), window: unit * multiples.parse().unwrap(), unit, text: text.to_owned() }
-}
-
-fn client(ip: &str) -> Client {
-    Trust::networks(Vec::new()).client(Peer::Ip(ip.parse().unwrap()), [].into_iter())
 }
 
 fn nth_client(n: u32) -> Client {
@@ -73,7 +28,7 @@ fn nth_client(n: u32) -> Client {
 }
 
 fn admitted(process: &Admission, from: &Client, tries: usize) -> usize {
-    (0..tries).filter(|_| process.admit(from, Scope::ArticleBody).is_ok()).count()
+    (0..tries).filter(|_| process.admit(&from.subject(), Scope::ArticleBody).is_ok()).count()
 }
 
 #[test]
@@ -128,7 +83,7 @@ fn clients_and_scopes_count_apart() {
         ("2001:db8::2", Scope::ArticleBody, false),
         ("2001:db8:0:1::2", Scope::ArticleBody, true),
     ] {
-        assert_eq!(process.admit(&client(ip), scope).is_ok(), passes, "{ip} {scope:?}");
+        assert_eq!(process.admit(&client(ip).subject(), scope).is_ok(), passes, "{ip} {scope:?}");
     }
 }
 
@@ -138,12 +93,14 @@ fn several_limits_are_charged_in_order_and_keep_what_they_took() {
     let process = zone.process(Strategy::FixedWindow, "5 per 1 hour;1 per 1 second");
     let from = client("192.0.2.1");
     let failed: Vec<_> = (0..8)
-        .map(|_| process.admit(&from, Scope::Api).map_or_else(|refused| refused.limit.text.clone(), |_| "-".into()))
+        .map(|_| {
+            process.admit(&from.subject(), Scope::Api).map_or_else(|refused| refused.limit.text.clone(), |_| "-".into())
+        })
         .collect();
     let (second, hour) = ("1 per 1 second", "5 per 1 hour");
     assert_eq!(failed, ["-", second, second, second, second, hour, hour, hour]);
     zone.wait(Duration::from_millis(1002));
-    let refused = process.admit(&from, Scope::Api).unwrap_err();
+    let refused = process.admit(&from.subject(), Scope::Api).unwrap_err();
     assert_eq!((refused.limit.text.as_str(), refused.standing().remaining), (hour, 0));
     assert!(refused.retry > Duration::from_secs(3598) && refused.retry <= Duration::from_secs(3600));
     assert_eq!(refused.standing().reset, refused.retry);
@@ -159,7 +116,7 @@ fn an_allowed_answer_shows_the_first_limit_of_the_smallest_unit() {
     ] {
         for strategy in [Strategy::FixedWindow, Strategy::Gcra] {
             let process = Zone::new().process(strategy, limits);
-            let permit = process.admit(&client("192.0.2.1"), Scope::Api).unwrap();
+            let permit = process.admit(&client("192.0.2.1").subject(), Scope::Api).unwrap();
             let standing = permit.standing().unwrap();
             assert_eq!((standing.limit.text.as_str(), standing.remaining), (shown, remaining), "{limits}");
             assert!(standing.reset > Duration::ZERO && standing.reset <= standing.limit.window);
@@ -172,7 +129,7 @@ fn without_limits_everything_passes_and_nothing_is_shown() {
     let zone = Zone::new();
     let spec = Spec { strategy: Strategy::Gcra, article_body: vec![], article_item: vec![], api: vec![] };
     let process = Admission::new(&zone.tables, SEED, zone.clock(), spec).unwrap();
-    assert_eq!(process.admit(&client("192.0.2.1"), Scope::Api).unwrap().standing(), None);
+    assert_eq!(process.admit(&client("192.0.2.1").subject(), Scope::Api).unwrap().standing(), None);
 }
 
 #[test]
@@ -191,7 +148,7 @@ fn counts_outlive_the_process_and_changed_limits_start_fresh() {
 #[test]
 fn zero_refuses_all() {
     for strategy in [Strategy::FixedWindow, Strategy::Gcra] {
-        let refused = Zone::new().process(strategy, "0 per 1 minute").admit(&client("192.0.2.1"), Scope::Api);
+        let refused = Zone::new().process(strategy, "0 per 1 minute").admit(&client("192.0.2.1").subject(), Scope::Api);
         assert_eq!(refused.unwrap_err().retry, Duration::from_secs(60));
     }
 }
@@ -254,12 +211,12 @@ proptest! {
         let mut passed = Vec::new();
         for wait in waits {
             zone.wait(Duration::from_millis(wait));
-            let refused = process.admit(&from, Scope::Api).err();
+            let refused = process.admit(&from.subject(), Scope::Api).err();
             if let Some(refused) = refused {
                 prop_assert!(refused.retry <= window);
                 // The two ticks that a window may be longer than it is told.
                 zone.wait(refused.retry + window / 512);
-                prop_assert!(process.admit(&from, Scope::Api).is_ok(), "waited {:?}", refused.retry);
+                prop_assert!(process.admit(&from.subject(), Scope::Api).is_ok(), "waited {:?}", refused.retry);
             }
             passed.push(zone.now_ns.load(SeqCst));
         }

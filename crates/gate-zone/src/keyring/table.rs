@@ -1,13 +1,14 @@
 //! One half of the keyring: how keys, names and policies lie in its words.
 //!
-//! Keys lie in buckets by a hash of their ids, the names in the same order behind them; a bucket's word tells where both
-//! begin, so that a key costs one cache line and its name no word more than it has. Whether the half holds is not known here.
+//! Keys lie in buckets by a hash of their ids, each with its name behind it; a bucket's word tells where its first one
+//! begins. So a key costs one cache line, its name no word more than it has, and both are fetched together. Whether the half
+//! holds is not known here.
 //!
 //! Invariant: loads acquire and stores release, as [`super::turns`] asks for; whatever stands in the words, reading them
 //! neither panics nor goes on for long.
 
+use std::array;
 use std::iter;
-use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
@@ -83,15 +84,11 @@ impl Table {
 
     /// Writes what [`check`] has found good into a half that nobody reads.
     pub(super) fn write(self, keys: &[Record<'_>], policies: &[&str]) {
-        let buckets = (keys.len() / 2).max(1);
+        let buckets = keys.len().max(1);
         let order = self.write_buckets(keys, buckets);
-        let mut name = keyring::NAMES;
-        for (place, key) in order.iter().map(|place| &keys[*place as usize]).enumerate() {
-            self.write_record(keyring::RECORDS + place * record::WORDS, key);
-            for word in packed(key.name) {
-                self.store(name, word);
-                name += 1;
-            }
+        let mut at = keyring::RECORDS;
+        for place in order {
+            at = self.write_record(at, &keys[place as usize]);
         }
         let mut start = 0;
         for (place, text) in policies.iter().enumerate() {
@@ -110,36 +107,41 @@ impl Table {
     fn write_buckets(self, keys: &[Record<'_>], buckets: usize) -> Vec<u32> {
         let mut sizes = vec![(0, 0); buckets];
         for key in keys {
-            let (records, names) = &mut sizes[bucket_of(key.id, buckets)];
+            let (records, words) = &mut sizes[bucket_of(key.id, buckets)];
             *records += 1;
-            *names += words_of(key.name);
+            *words += record::WORDS + words_of(key.name);
         }
-        let (mut record, mut name) = (0, 0);
-        for (bucket, (records, names)) in sizes.iter_mut().enumerate() {
-            self.store(keyring::BUCKETS + bucket, pair(record, name));
-            (record, name) = (record + *records, name + *names);
-            // From here on: where the next one of this bucket goes.
-            *records = record - *records;
+        let (mut place, mut at) = (0, 0);
+        for (bucket, (records, words)) in sizes.iter_mut().enumerate() {
+            self.store(keyring::BUCKETS + bucket, at as u64);
+            at += *words;
+            // From here on: the place of the next one of this bucket.
+            (*records, place) = (place, place + *records);
         }
-        self.store(keyring::BUCKETS + buckets, pair(record, name));
+        self.store(keyring::BUCKETS + buckets, at as u64);
+        self.store(keyring::RECORDS_USED, at as u64);
         let mut order = vec![0; keys.len()];
-        for (place, key) in keys.iter().enumerate() {
-            let (next, _) = &mut sizes[bucket_of(key.id, buckets)];
-            order[*next] = place as u32;
-            *next += 1;
+        for (index, key) in keys.iter().enumerate() {
+            let (place, _) = &mut sizes[bucket_of(key.id, buckets)];
+            order[*place] = index as u32;
+            *place += 1;
         }
         order
     }
 
-    fn write_record(self, at: usize, key: &Record<'_>) {
+    /// Writes a record and its name; gives back where the next one begins.
+    fn write_record(self, at: usize, key: &Record<'_>) -> usize {
         let (salt, _) = key.salt.as_chunks::<WORD>();
         let (digest, _) = key.digest.as_chunks::<WORD>();
         let octets = salt.iter().chain(digest).map(|chunk| u64::from_le_bytes(*chunk));
         let id = (words_of(key.name) as u64) << ID_BITS | key.id;
         let terms = pair(key.expires as usize, key.policy as usize);
-        for (offset, word) in iter::once(id).chain(octets).chain([terms]).enumerate() {
-            self.store(at + offset, word);
+        let mut next = at;
+        for word in iter::once(id).chain(octets).chain([terms]).chain(packed(key.name)) {
+            self.store(next, word);
+            next += 1;
         }
+        next
     }
 
     /// How many keys it holds.
@@ -149,63 +151,14 @@ impl Table {
 
     /// The key with this id, or else another.
     pub(super) fn nearest(self, id: u64, generation: u32) -> Option<Entry> {
-        let keys = self.len().min(KEYS_MAX);
+        let used = (self.load(keyring::RECORDS_USED) as usize).min(keyring::RECORDS_MAX);
+        let records = &self.words[keyring::RECORDS..keyring::RECORDS + used];
         let buckets = (self.load(keyring::BUCKET_COUNT) as usize).min(keyring::BUCKET_COUNT_MAX);
         let bucket = keyring::BUCKETS + bucket_of(id, buckets);
-        let (first, name) = halves(self.load(bucket));
-        let (end, _) = halves(self.load(bucket + 1));
+        let (start, end) = (self.load(bucket) as usize, self.load(bucket + 1) as usize);
         // An empty bucket lends a key of the next one, and the last of them the very first key.
-        let (first, name) = if first < keys { (first, name) } else { (0, 0) };
-        (keys > 0).then(|| {
-            let (place, name) = self.search(id, first..end.clamp(first + 1, keys), name);
-            self.entry(place, name, generation)
-        })
-    }
-
-    /// Where the key with this id and its name are, among keys whose names begin at `name`; the first key of them if it is
-    /// not there. All are looked at either way, so that both cost the same.
-    fn search(self, id: u64, places: Range<usize>, mut name: usize) -> (usize, usize) {
-        let first = (places.start, name);
-        let mut found = None;
-        for place in places {
-            let word = self.load(keyring::RECORDS + place * record::WORDS + record::ID);
-            if word & ID_MASK == id && found.is_none() {
-                found = Some((place, name));
-            }
-            name += (word >> ID_BITS) as usize;
-        }
-        found.unwrap_or(first)
-    }
-
-    fn entry(self, place: usize, name: usize, generation: u32) -> Entry {
-        let at = keyring::RECORDS + place * record::WORDS;
-        let id = self.load(at + record::ID);
-        let (expires, policy) = halves(self.load(at + record::TERMS));
-        Entry {
-            id: id & ID_MASK,
-            salt: self.octets(at + record::SALT, 2),
-            digest: self.octets(at + record::DIGEST, 4),
-            expires: expires as u32,
-            policy: policy as u32,
-            generation,
-            name: self.name(keyring::NAMES + name, (id >> ID_BITS) as usize),
-        }
-    }
-
-    fn octets<const BYTES: usize>(self, at: usize, words: usize) -> [u8; BYTES] {
-        let mut octets = [0; BYTES];
-        for (chunk, word) in octets.chunks_exact_mut(WORD).zip(at..at + words) {
-            chunk.copy_from_slice(&self.load(word).to_le_bytes());
-        }
-        octets
-    }
-
-    fn name(self, at: usize, words: usize) -> Name {
-        let words = words.min(keyring::NAME_WORDS);
-        let bytes: [u8; NAME_BYTES_MAX] = self.octets(at, words);
-        // Names hold no zero, so those at the end fill up the last word.
-        let length = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        Name { bytes, length: length as u8 }
+        let start = if start < used { start } else { 0 };
+        entry(records.get(search(records, id, start, end)..)?, generation)
     }
 
     /// The text of a policy.
@@ -216,5 +169,54 @@ impl Table {
         let mut bytes: Vec<u8> = (start..end).flat_map(|at| self.load(keyring::TEXTS + at).to_le_bytes()).collect();
         bytes.truncate(length);
         String::from_utf8(bytes).ok()
+    }
+}
+
+/// Where the key with this id is between the begin and the end of its bucket; the first one if it is not there. All are
+/// looked at either way, so that both cost the same.
+fn search(records: &[AtomicU64], id: u64, start: usize, end: usize) -> usize {
+    let (mut found, mut at) = (None, start);
+    while let Some(word) = records.get(at).map(|word| word.load(Acquire)) {
+        if word & ID_MASK == id && found.is_none() {
+            found = Some(at);
+        }
+        at += record::WORDS + (word >> ID_BITS) as usize;
+        if at >= end {
+            break;
+        }
+    }
+    found.unwrap_or(start)
+}
+
+/// The key whose record stands in front.
+fn entry(words: &[AtomicU64], generation: u32) -> Option<Entry> {
+    let (record, rest) = words.split_first_chunk::<{ record::WORDS }>()?;
+    let words: [u64; record::WORDS] = array::from_fn(|at| record[at].load(Acquire));
+    let mut entry = Entry {
+        id: words[record::ID] & ID_MASK,
+        salt: [0; 16],
+        digest: [0; 32],
+        expires: (words[record::TERMS] >> 32) as u32,
+        policy: words[record::TERMS] as u32,
+        generation,
+        name: Name { bytes: [0; NAME_BYTES_MAX], length: 0 },
+    };
+    unpack(&words[record::SALT..record::DIGEST], &mut entry.salt);
+    unpack(&words[record::DIGEST..record::TERMS], &mut entry.digest);
+    let length = (words[record::ID] >> ID_BITS) as usize;
+    let name = rest.get(..length.min(keyring::NAME_WORDS))?;
+    let mut last = 0;
+    for (chunk, word) in entry.name.bytes.chunks_exact_mut(WORD).zip(name) {
+        last = word.load(Acquire);
+        chunk.copy_from_slice(&last.to_le_bytes());
+    }
+    // Names hold no zero, so those at the end fill up the last word.
+    entry.name.length = ((name.len() * WORD) as u8).saturating_sub((last.leading_zeros() / 8) as u8);
+    Some(entry)
+}
+
+fn unpack(words: &[u64], octets: &mut [u8]) {
+    for (chunk, word) in octets.chunks_exact_mut(WORD).zip(words) {
+        chunk.copy_from_slice(&word.to_le_bytes());
     }
 }

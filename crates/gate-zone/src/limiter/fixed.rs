@@ -1,20 +1,26 @@
-//! Fixed windows: at most `amount` charges from a key's first charge until its window ends, then afresh.
+//! Fixed windows: at most `amount` from a key's first charge until its window ends, then afresh. A charge has a cost, and
+//! one whose true cost is known only later is [settled](settle).
 //!
-//! It does not smooth: `amount` charges just before a window's end and as many after it are all admitted.
+//! It does not smooth: `amount` just before a window's end and as much after it are all admitted.
 //!
 //! A word is `tag 18 | window end 16 | count 30`. A count of 0 is a free word. Ends are in ticks of 1/1024 of the
 //! window and are compared serially: a word is live when its end lies 1 to [`WINDOW_TICKS`] ticks ahead, else its
 //! window is over. An ended word seems live again after 63 windows, for one window, unless it was [swept](sweep)
 //! before.
 //!
-//! **At any time, the charges admitted in a key's live windows are at most `amount`.** A window lives in one word.
-//! Within a word counts go up from below `amount` by one, so one word never admits more. Two words of one key come
-//! about only when two processes claim different ways at once. Take the admitted charge whose swap came last: it read
-//! the set after every other admitted swap, none of which is ever taken back, so its sum had them all, and it was at
-//! most `amount`. Processes killed on the way only leave counts that are too high.
+//! **At any time, the charges admitted in a key's live windows, less what was given back, cost at most `amount`.** A
+//! window lives in one word. Charges bring a word from a count that leaves room for their cost to one of at most
+//! `amount`, so one word never admits more. Two words of one key come about only when two processes claim different ways
+//! at once. Take the admitted charge whose swap came last: it read the set after every other admitted swap, and what had
+//! been taken out of the words by then had been given back; so its sum had all the others, and it was at most `amount`.
+//! What is given back later only makes less of it. Processes killed on the way only leave counts that are too high.
 //!
-//! With one word, exactly `amount` are admitted: unless every round is lost, it refuses only when the count is
-//! `amount`. With two, processes may see each other's charges before these are taken back, and refuse too early.
+//! With one word, exactly `amount` is admitted: unless every round is lost, it refuses only what does not fit. With two,
+//! processes may see each other's charges before these are taken back, and refuse too early.
+//!
+//! A charge that turns out to cost more than was taken is [charged the rest](settle), past `amount` if need be: nobody
+//! can be refused what was done already. A count may so reach the top of its bits, where it stays until the window ends,
+//! since what went beyond is not known any more.
 
 use std::iter;
 use std::slice;
@@ -23,13 +29,13 @@ use std::time::Duration;
 use crate::limiter::{ROUNDS_MAX, Swept, WAYS};
 use crate::word::Word;
 
-const COUNT_BITS: u32 = 30;
-const END_BITS: u32 = 16;
+pub(super) const COUNT_BITS: u32 = 30;
+pub(super) const END_BITS: u32 = 16;
 const TAG_BITS: u32 = 18;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+pub(super) const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
 /// Ticks that fit into a window.
-const TICKS: u64 = 1024;
+pub(super) const TICKS: u64 = 1024;
 
 /// Ticks from the one in which a window begins to its end. One more than a window has, because the first has partly
 /// passed: a window is never shorter than asked, and longer by less than two ticks.
@@ -72,18 +78,18 @@ impl Window {
     }
 
     /// Ticks from `now_ns` to the end that `word` tells; `None` when the word is free or its window is over.
-    fn ticks_left(self, word: u64, now_ns: u64) -> Option<u16> {
+    pub(super) fn ticks_left(self, word: u64, now_ns: u64) -> Option<u16> {
         let entry = Entry::unpack(word);
         let left = entry.end.wrapping_sub(self.tick_at(now_ns) as u16);
         (entry.count > 0 && (1..=WINDOW_TICKS).contains(&left)).then_some(left)
     }
 
-    fn tick_at(self, now_ns: u64) -> u64 {
+    pub(super) fn tick_at(self, now_ns: u64) -> u64 {
         now_ns / self.tick_ns
     }
 
     /// Time from `now_ns` to the end of the window that ends in `ticks` ticks, told as at most the window's length.
-    fn until(self, ticks: u16, now_ns: u64) -> Duration {
+    pub(super) fn until(self, ticks: u16, now_ns: u64) -> Duration {
         let into_tick = now_ns % self.tick_ns;
         let ns = (u64::from(ticks) * self.tick_ns).saturating_sub(into_tick);
         Duration::from_nanos(ns).min(self.length)
@@ -92,7 +98,7 @@ impl Window {
 
 /// Tells keys of one set apart. A key shares a word of a full set with another by chance in 8 of 2^18 cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag(u32);
+pub struct Tag(pub(super) u32);
 
 impl Tag {
     /// The tag of a hash: its low bits.
@@ -106,10 +112,38 @@ impl Tag {
 pub struct Charge {
     /// The key within its set.
     pub tag: Tag,
-    /// Charges per window; 0 refuses all. More than [`AMOUNT_MAX`] counts as [`AMOUNT_MAX`].
+    /// What may be charged per window; 0 refuses all. More than [`AMOUNT_MAX`] counts as [`AMOUNT_MAX`].
     pub amount: u64,
+    /// What it costs: 1 to `amount`. Less counts as 1, more as `amount`: a window never has more to give.
+    pub cost: u64,
     /// The window, the same for all words of a region.
     pub window: Window,
+}
+
+/// What was taken by a charge, and where: what [`settle`] needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    way: Way,
+    tag: Tag,
+    cost: u64,
+    /// When its window ends, in ticks since the epoch: all bits of it, since what is settled may be 64 windows old.
+    end_tick: u64,
+    window: Window,
+}
+
+/// Where a charge was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Of(u8),
+    /// Together with others, in the overflow cell.
+    Shared,
+}
+
+impl Taken {
+    /// How much: the cost of the charge, or the whole amount where that is less.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
 }
 
 /// The answer to a charge.
@@ -117,10 +151,12 @@ pub struct Charge {
 pub enum Verdict {
     /// It was counted.
     Admitted {
-        /// Charges that the window still has.
+        /// What the window still has.
         remaining: u64,
         /// Until the window ends.
         reset: Duration,
+        /// For a settlement; whose cost is final may forget it.
+        taken: Taken,
     },
     /// It was not counted.
     Refused {
@@ -130,7 +166,7 @@ pub enum Verdict {
     },
 }
 
-/// Charges a key once.
+/// Charges a key.
 ///
 /// A key that is not in `set` while all ways hold other live keys is counted in `cell`, together with all other keys
 /// that this happens to and that are hashed to the same cell; and as long as that cell is live, so is every key of that
@@ -147,13 +183,49 @@ pub fn charge<'cell, W: Word + 'cell>(
     if charge.amount == 0 {
         return Verdict::Refused { retry: charge.window.length };
     }
-    let charge = Charge { amount: charge.amount.min(AMOUNT_MAX), ..charge };
+    let amount = charge.amount.min(AMOUNT_MAX);
+    let charge = Charge { amount, cost: charge.cost.clamp(1, amount), ..charge };
     let cell_is_live = || View::take(slice::from_ref(cell()), charge.window, &now).is_live(0);
     charge_in(set, charge, &now, cell_is_live).unwrap_or_else(|_: NoWay| {
         let shared = Charge { tag: SHARED, ..charge };
-        charge_in(slice::from_ref(cell()), shared, &now, || false)
-            .unwrap_or(Verdict::Refused { retry: charge.window.tick() })
+        match charge_in(slice::from_ref(cell()), shared, &now, || false) {
+            Ok(Verdict::Admitted { remaining, reset, taken }) => {
+                Verdict::Admitted { remaining, reset, taken: Taken { way: Way::Shared, tag: charge.tag, ..taken } }
+            }
+            Ok(refused) => refused,
+            Err(NoWay) => Verdict::Refused { retry: charge.window.tick() },
+        }
     })
+}
+
+/// Makes a charge cost what it has `used`, 0 included; `set` and `cell` are those that it was charged with.
+///
+/// What was taken too much is given back in the window that it was taken from, and is nobody's once that is over. What
+/// was taken too little is charged in the key's present window, past the amount if need be; it is so whichever window
+/// the charge was in, else whoever takes longer than a window would never pay. Between two processes that charge it for
+/// one key at once it may get into two ways, whose sum counts.
+///
+/// After 128 lost rounds it is left as it is.
+pub fn settle<'cell, W: Word + 'cell>(
+    set: &[W],
+    cell: impl Fn() -> &'cell W,
+    taken: Taken,
+    used: u64,
+    now: impl Fn() -> u64,
+) {
+    if used < taken.cost {
+        match taken.way {
+            Way::Of(way) => give_back(&set[usize::from(way)], taken, taken.cost - used, now),
+            Way::Shared => give_back(cell(), Taken { tag: SHARED, ..taken }, taken.cost - used, now),
+        }
+    } else if used > taken.cost {
+        let rest = Charge { tag: taken.tag, amount: COUNT_MASK, cost: used - taken.cost, window: taken.window };
+        let cell_is_live = || View::take(slice::from_ref(cell()), taken.window, &now).is_live(0);
+        if let Err(NoWay) = overdraw(set, rest, &now, cell_is_live) {
+            // Nothing keeps a key from its cell.
+            overdraw(slice::from_ref(cell()), Charge { tag: SHARED, ..rest }, &now, || false).ok();
+        }
+    }
 }
 
 /// Whether a word that was read before `now_ns` counts in a window that is not over.
@@ -176,25 +248,19 @@ fn charge_in<W: Word>(
     now: impl Fn() -> u64,
     cell_is_live: impl Fn() -> bool,
 ) -> Result<Verdict, NoWay> {
-    let Charge { tag, amount, window } = charge;
+    let Charge { tag, amount, cost, window } = charge;
     for _ in 0..ROUNDS_MAX {
         let view = View::take(set, window, &now);
         let held = view.held(tag);
-        if held.count >= amount {
+        if held.count + cost > amount {
             return Ok(Verdict::Refused { retry: window.until(held.ticks_left, view.now_ns) });
         }
-        let (way, entry) = match held.way {
-            Some(way) => {
-                let entry = Entry::unpack(view.words[way]);
-                (way, Entry { count: entry.count + 1, ..entry })
-            }
-            None if cell_is_live() => return Err(NoWay),
-            None => (view.free().ok_or(NoWay)?, view.first(tag)),
-        };
+        let (way, entry) = view.with(charge, held.way, &cell_is_live)?;
         if set[way].compare_exchange(view.words[way], entry.pack()).is_err() {
             continue;
         }
         W::fence();
+        let taken = Taken { way: Way::Of(way as u8), tag, cost, end_tick: view.end_tick(entry), window };
         let view = View::take(set, window, &now);
         if !(view.is_live(way) && entry.is_window_of(view.words[way])) {
             // The window ended before it was certain that the charge fits; what it counted is no one's concern now.
@@ -203,28 +269,50 @@ fn charge_in<W: Word>(
         let held = view.held(tag);
         if held.count <= amount {
             let reset = window.until(held.ticks_left, view.now_ns);
-            return Ok(Verdict::Admitted { remaining: amount - held.count, reset });
+            return Ok(Verdict::Admitted { remaining: amount - held.count, reset, taken });
         }
-        take_back(&set[way], entry);
+        give_back(&set[way], taken, cost, &now);
     }
     Ok(Verdict::Refused { retry: window.tick() })
 }
 
-/// Takes one charge off the window of `entry`, unless that window is gone. While the charge is in, the count is not 0,
-/// so the word can only be another window's once this one is over.
-fn take_back<W: Word>(word: &W, entry: Entry) {
+/// Charges whatever the amount is, up to what a word can tell.
+fn overdraw<W: Word>(
+    set: &[W],
+    charge: Charge,
+    now: impl Fn() -> u64,
+    cell_is_live: impl Fn() -> bool,
+) -> Result<(), NoWay> {
+    for _ in 0..ROUNDS_MAX {
+        let view = View::take(set, charge.window, &now);
+        let (way, entry) = view.with(charge, view.held(charge.tag).way, &cell_is_live)?;
+        if set[way].compare_exchange(view.words[way], entry.pack()).is_ok() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Takes `cost` off the window of a charge, unless that window is gone. While the charge is in, the count is not 0, so
+/// the word can only be another window's once this one is over.
+fn give_back<W: Word>(word: &W, taken: Taken, cost: u64, now: impl Fn() -> u64) {
+    let entry = Entry { tag: taken.tag.0, end: taken.end_tick as u16, count: taken.cost };
     for _ in 0..ROUNDS_MAX {
         let seen = word.load();
-        if !entry.is_window_of(seen) {
+        let is_over = taken.window.tick_at(now()) >= taken.end_tick;
+        let held = Entry::unpack(seen);
+        if is_over || !entry.is_window_of(seen) || held.count == COUNT_MASK {
             return;
         }
-        let held = Entry::unpack(seen);
-        let new = if held.count == 1 { 0 } else { Entry { count: held.count - 1, ..held }.pack() };
+        let new = match held.count.saturating_sub(cost) {
+            0 => 0,
+            count => Entry { count, ..held }.pack(),
+        };
         if word.compare_exchange(seen, new).is_ok() {
             return;
         }
     }
-    // Left as a charge too many, as if this process had been killed.
+    // Left as charged too much, as if this process had been killed.
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,9 +389,28 @@ impl View {
         (0..self.ways).find(|way| !self.is_live(*way))
     }
 
-    /// The first charge of a window that begins now.
-    fn first(&self, tag: Tag) -> Entry {
-        let end = (self.window.tick_at(self.now_ns) as u16).wrapping_add(WINDOW_TICKS);
-        Entry { tag: tag.0, end, count: 1 }
+    /// What the word of a key becomes by a charge: the one that it has, or a free one.
+    fn with(
+        &self,
+        charge: Charge,
+        held: Option<usize>,
+        cell_is_live: impl Fn() -> bool,
+    ) -> Result<(usize, Entry), NoWay> {
+        let (way, entry) = match held {
+            Some(way) => (way, Entry::unpack(self.words[way])),
+            None if cell_is_live() => return Err(NoWay),
+            None => {
+                let end = (self.window.tick_at(self.now_ns) as u16).wrapping_add(WINDOW_TICKS);
+                (self.free().ok_or(NoWay)?, Entry { tag: charge.tag.0, end, count: 0 })
+            }
+        };
+        let count = entry.count.saturating_add(charge.cost).min(COUNT_MASK);
+        Ok((way, Entry { count, ..entry }))
+    }
+
+    /// When a window that is live or begins now ends, in ticks since the epoch.
+    fn end_tick(&self, entry: Entry) -> u64 {
+        let tick = self.window.tick_at(self.now_ns);
+        tick + u64::from(entry.end.wrapping_sub(tick as u16))
     }
 }

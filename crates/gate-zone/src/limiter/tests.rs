@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::fixed::{AMOUNT_MAX, Charge, Verdict, Window};
+use super::fixed::{AMOUNT_MAX, Charge, Taken, Verdict, Window};
 use super::{WAYS, cell_of, fixed, gcra, set_of};
 use crate::word::Word;
 
@@ -22,7 +22,7 @@ fn second() -> Window {
 }
 
 fn ask(tag: u64, amount: u64) -> Charge {
-    Charge { tag: fixed::Tag::new(tag), amount, window: second() }
+    Charge { tag: fixed::Tag::new(tag), amount, cost: 1, window: second() }
 }
 
 /// A set, its cell, and a clock.
@@ -78,7 +78,7 @@ fn hashes_reach_every_set_and_cell_and_nothing_beyond() {
 fn ten_means_ten_and_then_the_window_ends() {
     let bench = Bench::new();
     for remaining in (0..10).rev() {
-        let Verdict::Admitted { remaining: told, reset } = bench.charge(ask(1, 10)) else { panic!("refused") };
+        let Verdict::Admitted { remaining: told, reset, .. } = bench.charge(ask(1, 10)) else { panic!("refused") };
         assert_eq!((told, reset), (remaining, Duration::from_secs(1)));
     }
     let full = values(&bench.set);
@@ -98,7 +98,7 @@ fn a_window_is_never_shorter_than_asked_and_two_ticks_longer_at_most() {
         for start in [0, 1, tick_ns - 1, tick_ns, 977 * tick_ns + tick_ns / 2, 65_535 * tick_ns] {
             let (set, cell) = (words(2), AtomicU64::new(0));
             let admits = |now_ns: u64| {
-                let charge = Charge { tag: fixed::Tag::new(9), amount: 1, window };
+                let charge = Charge { tag: fixed::Tag::new(9), amount: 1, cost: 1, window };
                 matches!(fixed::charge(&set, || &cell, charge, || now_ns), Verdict::Admitted { .. })
             };
             assert!(admits(start));
@@ -134,6 +134,123 @@ fn amounts_are_exact_to_a_thousand_million() {
     }
     bench.set[0].store(u64::MAX, SeqCst);
     assert!(bench.admits(2, 1), "a word of nonsense is another key's");
+}
+
+impl Bench {
+    fn take(&self, tag: u64, amount: u64, cost: u64) -> Option<Taken> {
+        match self.charge(Charge { cost, ..ask(tag, amount) }) {
+            Verdict::Admitted { taken, .. } => Some(taken),
+            Verdict::Refused { .. } => None,
+        }
+    }
+
+    fn settle(&self, taken: Taken, used: u64) {
+        fixed::settle(&self.set, || &self.cell, taken, used, || self.now_ns.get());
+    }
+
+    /// What the first way counts.
+    fn count(&self) -> u64 {
+        self.set[0].load(SeqCst) & 0x3fff_ffff
+    }
+}
+
+#[test]
+fn a_cost_is_charged_whole_or_not_at_all() {
+    let bench = Bench::new();
+    for (cost, amount, charged, count) in [
+        (6, 10, Some(6), 6),
+        (5, 10, None, 6),
+        (4, 10, Some(4), 10),
+        (0, 10, None, 10),
+        (0, 11, Some(1), 11),
+        (u64::MAX, 11, None, 11),
+        (u64::MAX, u64::MAX, None, 11),
+    ] {
+        assert_eq!(bench.take(1, amount, cost).map(|taken| taken.cost()), charged, "{cost} of {amount}");
+        assert_eq!(bench.count(), count, "{cost} of {amount}");
+    }
+    let whole = Bench::new().take(1, u64::MAX, u64::MAX).unwrap();
+    assert_eq!(whole.cost(), AMOUNT_MAX, "who asks for more than there is takes all there is");
+}
+
+#[test]
+fn a_settlement_gives_back_or_charges_the_rest() {
+    for (used, count, then_fits) in [(0, 3, 7), (2, 5, 5), (6, 9, 1), (7, 10, 0), (8, 11, 0), (1_000, 1_003, 0)] {
+        let bench = Bench::new();
+        let taken = bench.take(1, 10, 6).unwrap();
+        bench.take(1, 10, 3).unwrap();
+        bench.settle(taken, used);
+        assert_eq!(bench.count(), count, "{used}");
+        assert_eq!((0..20).filter(|_| bench.admits(1, 10)).count(), then_fits, "{used}");
+    }
+    let bench = Bench::new();
+    let taken = bench.take(1, 10, 6).unwrap();
+    bench.settle(taken, 0);
+    assert_eq!(values(&bench.set), [0; WAYS], "nothing charged is a free way");
+}
+
+#[test]
+fn what_is_given_back_late_is_nobodys_and_what_was_used_late_is_charged_now() {
+    let bench = Bench::new();
+    let (early, spent) = (bench.take(1, 10, 5).unwrap(), bench.take(1, 10, 5).unwrap());
+    bench.wait(Duration::from_millis(1_002));
+    bench.take(1, 10, 4).unwrap();
+    bench.settle(early, 0);
+    assert_eq!(bench.count(), 4, "the window that it was taken from is over");
+    bench.settle(spent, 11);
+    assert_eq!(bench.count(), 4 + 6, "six more than were taken");
+    bench.wait(Duration::from_millis(1_002));
+    bench.settle(early, 5 + 12);
+    assert!(!bench.admits(1, 10), "a window began with it");
+    assert_eq!(bench.count(), 12);
+}
+
+#[test]
+fn a_window_that_ends_at_the_same_tick_64_windows_later_is_another() {
+    let bench = Bench::new();
+    let taken = bench.take(1, 10, 5).unwrap();
+    let old = bench.set[0].load(SeqCst);
+    bench.set[0].store(0, SeqCst);
+    bench.wait(second().tick() * 65_536);
+    bench.take(1, 10, 5).unwrap();
+    assert_eq!(bench.set[0].load(SeqCst), old, "by the word alone they are the same");
+    bench.settle(taken, 0);
+    assert_eq!(bench.count(), 5);
+}
+
+#[test]
+fn a_count_at_its_top_stays_there() {
+    const TOP: u64 = (1 << 30) - 1;
+    let bench = Bench::new();
+    let (one, other) = (bench.take(1, AMOUNT_MAX, 7).unwrap(), bench.take(1, AMOUNT_MAX, 7).unwrap());
+    bench.settle(one, u64::MAX);
+    assert_eq!(bench.count(), TOP);
+    bench.settle(other, 0);
+    assert_eq!(bench.count(), TOP, "how much went beyond is not known");
+    bench.settle(other, TOP);
+    assert_eq!(bench.count(), TOP);
+    assert!(bench.take(1, AMOUNT_MAX, 1).is_none());
+    assert_eq!(values(&bench.set[1..]), [0; WAYS - 1], "nor does it spill elsewhere");
+}
+
+#[test]
+fn what_was_charged_in_the_cell_is_settled_there() {
+    let bench = Bench::new();
+    for tag in 0..WAYS as u64 {
+        assert!(bench.admits(tag, 1));
+    }
+    let (one, other) = (bench.take(100, 10, 6).unwrap(), bench.take(101, 10, 4).unwrap());
+    assert!(bench.take(102, 10, 1).is_none());
+    bench.settle(one, 2);
+    assert!(bench.take(102, 10, 5).is_none());
+    bench.settle(other, 7);
+    assert_eq!(bench.cell.load(SeqCst) & 0x3fff_ffff, 2 + 7);
+    assert!(bench.take(102, 10, 1).is_some() && bench.take(102, 10, 1).is_none());
+    assert!(bench.set.iter().all(|word| word.load(SeqCst) & 0x3fff_ffff == 1), "keys with a way are not touched");
+    bench.set[3].store(0, SeqCst);
+    bench.settle(one, 8);
+    assert_eq!(bench.cell.load(SeqCst) & 0x3fff_ffff, 10 + 2, "what a key did is in the cell, free ways or not");
+    assert_eq!(bench.set[3].load(SeqCst), 0);
 }
 
 #[test]

@@ -30,15 +30,16 @@ type Request<'a> = Pin<Box<dyn Future<Output = Result<Lease, Busy>> + 'a>>;
 
 impl Residence {
     fn ask(&self, name: &str, wish: Wish) -> Request<'_> {
-        Box::pin(self.admit(self.seat(name).unwrap(), wish))
+        let seat = self.seat(name).unwrap();
+        Box::pin(async move { self.admit(&seat, wish).await })
     }
 
     async fn have(&self, name: &str) -> Lease {
         end(self.ask(name, Wish::default())).await.unwrap()
     }
 
-    fn names(&self) -> Vec<&str> {
-        self.resident().iter().map(|one| one.model.name.as_str()).collect()
+    fn names(&self) -> Vec<String> {
+        self.resident().iter().map(|one| one.model.name.clone()).collect()
     }
 }
 
@@ -70,7 +71,7 @@ async fn a_model_loads_once_and_leaves_when_told() {
     assert_eq!(end(residence.ask("small", keep(Duration::ZERO))).await.unwrap().load, Duration::ZERO);
     assert_eq!(residence.names(), [""; 0], "keep_alive 0 unloads");
     assert_eq!(residence.have("small").await.load, LOAD);
-    residence.unload(residence.seat("small").unwrap());
+    residence.unload(&residence.seat("small").unwrap());
     assert_eq!(residence.names(), [""; 0]);
     assert_eq!(residence.loads(), Loads { begun: 2, ..Loads::default() });
 }
@@ -120,7 +121,7 @@ async fn a_full_memory_gives_up_who_is_idle() {
     let first = residence.have("small").await;
     drop(residence.have("medium").await);
     let third = residence.have("large").await;
-    assert_eq!((third.load, residence.names()), (LOAD, vec!["Small", "large"]));
+    assert_eq!((third.load, residence.names()), (LOAD, vec!["Small".to_owned(), "large".to_owned()]));
     drop((first, third));
     assert_eq!(residence.have("medium").await.load, LOAD, "it has to come back, in place of the oldest");
     assert_eq!(residence.names(), ["large", "medium"]);
@@ -203,7 +204,7 @@ async fn who_leaves_the_line_gives_its_place_back_but_not_the_memory() {
     drop(head);
     assert!(waits(&mut behind).await);
     drop(behind);
-    assert_eq!((residence.pending(), residence.names()), (0, vec!["Small"]));
+    assert_eq!((residence.pending(), residence.names()), (0, vec!["Small".to_owned()]));
     drop(busy);
     assert_eq!(residence.names(), [""; 0], "it was told to go");
     assert_eq!(residence.loads(), Loads { begun: 1, ..Loads::default() });

@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::super::{NativeCall, chat, generate};
+use super::super::{chat, generate};
+use crate::call::Call;
 
-fn generated(body: &str) -> NativeCall {
+fn generated(body: &str) -> Call {
     generate(body.as_bytes()).expect(body)
 }
 
-fn chatted(body: &str) -> NativeCall {
+fn chatted(body: &str) -> Call {
     chat(body.as_bytes()).expect(body)
 }
 
