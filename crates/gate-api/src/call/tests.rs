@@ -237,6 +237,35 @@ fn models_beside_the_first() {
     assert_eq!(call("delete", r#"{"model":"m:local"}"#).model, "m");
 }
 
+/// The last would win in Ollama, where policy may have seen the first.
+#[test]
+fn a_second_name_is_refused_everywhere() {
+    for (name, key) in [
+        ("embed", "model"),
+        ("embeddings", "model"),
+        ("show", "model"),
+        ("show", "name"),
+        ("pull", "name"),
+        ("push", "model"),
+        ("create", "from"),
+        ("create", "remote_host"),
+        ("copy", "source"),
+        ("copy", "destination"),
+        ("delete", "name"),
+        ("chat_completions", "model"),
+        ("completions", "model"),
+        ("v1_embeddings", "model"),
+        ("responses", "model"),
+        ("messages", "model"),
+    ] {
+        for second in [key.to_owned(), key.to_uppercase(), format!("\\u{:04x}{}", key.as_bytes()[0], &key[1..])] {
+            let body = format!(r#"{{"{key}":"a","{second}":"b"}}"#);
+            let expected = (400, format!("ambiguous body: \"{key}\" is given more than once"));
+            assert_eq!(refusal(name, &body), expected, "{name} {body}");
+        }
+    }
+}
+
 #[test]
 fn web_searches_are_refused() {
     let denied = Rejection::Denied { what: Denial::WebSearch };
