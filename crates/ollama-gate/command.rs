@@ -12,6 +12,7 @@ use gate_config::{
 use gate_master::Read;
 use gate_master::event::{Change, Effect};
 
+use crate::keys;
 use crate::operator::{self, Errand};
 use crate::selftest;
 
@@ -32,6 +33,8 @@ pub(crate) enum Asked {
     Gate(Command),
     /// Something of a gate that is running.
     Operate(Errand),
+    /// Something done to a key file.
+    Keys(keys::Errand),
     /// A trial of this binary.
     Test(selftest::Part),
 }
@@ -48,6 +51,7 @@ impl Asked {
         };
         match Errand::of(name, of_command) {
             Some(errand) => Ok(Self::Operate(errand)),
+            None if name == "key" => keys::Errand::of(of_command).map(Self::Keys),
             None => Ok(Self::Test(selftest::Part::of(of_command))),
         }
     }
@@ -160,6 +164,7 @@ fn definition() -> clap::Command {
         .after_help(AFTER_HELP)
         .args_conflicts_with_subcommands(true)
         .subcommands(operator::definitions())
+        .subcommand(keys::definition())
         .subcommand(selftest::definition())
         .arg(config.value_parser(clap::value_parser!(PathBuf)))
         .arg(switch("check_config", "check-config", "Say whether the configuration is good, and exit"))

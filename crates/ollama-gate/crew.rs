@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use gate_config::{AccessLog, EX_CONFIG, EX_SOFTWARE, Plan};
-use gate_master::{Announce, Birth, Handed, Identity, Kind, Notice, Role, sandbox};
+use gate_master::{Announce, Birth, Handed, Identity, Kind, Notice, Role, forbid_cores, sandbox};
 use gate_worker::{Listening, Word, Words};
 
 use crate::logging;
@@ -65,8 +65,13 @@ fn words(first: &First, announce: Announce) -> Words {
 }
 
 /// Becomes whom the configuration says, with nothing left of the master's privileges.
-fn assume(identity: &Identity) -> Result<(), String> {
-    identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))
+fn assume(identity: &Identity, plan: &Plan) -> Result<(), String> {
+    identity.assume().map_err(|error| format!("cannot become the configured user: {error}"))?;
+    if plan.holds_secrets() {
+        // After the change of user, which may take it back.
+        forbid_cores().map_err(|error| format!("a core could hold secrets: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Goes into the sandbox, where the configuration wants one. Everything that needs more is open by now.
@@ -92,7 +97,7 @@ fn worker(birth: Birth, first: &First) -> Result<u8, String> {
     let words = words(first, birth.announce);
     // Opened as the user who started the gate; served as the one it becomes.
     let journal = gate_worker::open_journal(&birth.plan, birth.zone)?;
-    assume(&birth.identity)?;
+    assume(&birth.identity, &birth.plan)?;
     confine(&birth.plan)?;
     gate_worker::run(gate_worker::Post {
         plan: birth.plan,
@@ -103,6 +108,7 @@ fn worker(birth: Birth, first: &First) -> Result<u8, String> {
         bells: birth.bells,
         demo: birth.demo,
         listeners: birth.listeners.into_iter().map(listening).collect(),
+        cluster_password: birth.cluster_password.map(|secret| secret.reveal().to_owned()),
         journal,
         lifeline: birth.lifeline,
         words,
@@ -119,7 +125,7 @@ fn listening(handed: Handed) -> Listening {
 fn monitor(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let ready = ready(first, birth.announce);
-    assume(&birth.identity)?;
+    assume(&birth.identity, &birth.plan)?;
     confine(&birth.plan)?;
     gate_monitor::run(gate_monitor::Post {
         plan: birth.plan,
@@ -135,7 +141,7 @@ fn monitor(birth: Birth, first: &First) -> Result<u8, String> {
 fn demo(birth: Birth, first: &First) -> Result<u8, String> {
     let row = birth.claim();
     let ready = ready(first, birth.announce);
-    assume(&birth.identity)?;
+    assume(&birth.identity, &birth.plan)?;
     let text = |error: io::Error| error.to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
     let local = tokio::task::LocalSet::new();

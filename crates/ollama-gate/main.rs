@@ -7,6 +7,7 @@
 mod ask;
 mod command;
 mod crew;
+mod keys;
 mod logging;
 mod operator;
 mod selftest;
@@ -47,6 +48,7 @@ fn run(arguments: Vec<OsString>, mut estate: Estate) -> u8 {
     let mut command = match Asked::parse(arguments) {
         Ok(Asked::Gate(command)) => command,
         Ok(Asked::Operate(errand)) => return errand.run(),
+        Ok(Asked::Keys(errand)) => return errand.run(),
         Ok(Asked::Test(part)) => return part.run(),
         Err(said) => {
             // Help and version are asked for; anything else cannot be parsed.
@@ -83,6 +85,10 @@ fn run(arguments: Vec<OsString>, mut estate: Estate) -> u8 {
 /// What a plan needs of this machine, as far as it can be seen without touching anything.
 fn check(plan: &Plan) -> Result<(), String> {
     gate_master::identity_exists(plan)?;
+    if let Some(url) = &plan.cluster_url {
+        gate_worker::judge_url(url.reveal()).map_err(|why| format!("cluster_url = {url}: {why}"))?;
+    }
+    gate_master::check_secrets(plan)?;
     let log = match &plan.access_log {
         AccessLog::File(path) => Some(path),
         AccessLog::Off | AccessLog::Stdout => None,

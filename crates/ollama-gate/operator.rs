@@ -218,7 +218,7 @@ fn waits(request: &Request) -> bool {
         | Request::Upgrade { wait, .. }
         | Request::Stop { wait, .. }
         | Request::Drain { wait, .. } => *wait,
-        Request::Status {} | Request::Scale { .. } | Request::Reopen {} => false,
+        Request::Status {} | Request::Scale { .. } | Request::Reopen {} | Request::Keys {} => false,
     }
 }
 
@@ -241,6 +241,7 @@ fn remedy(silence: &Silence, request: &Request) -> String {
         Request::Stop { quick: false, .. } => "without one, `kill -TERM PID` stops",
         Request::Stop { quick: true, .. } => "without one, `kill -QUIT PID` stops at once",
         Request::Reopen {} => "without one, `kill -USR1 PID` opens the logs anew",
+        Request::Keys {} => "without one, `kill -HUP PID` reads them with everything else",
         Request::Drain { .. } => "without one, `kill -TERM` with the worker's pid replaces it",
     };
     match silence {

@@ -3,7 +3,9 @@
 //! Pure text: the clock is an argument. Invariant: no line is wider than [`crate::table::WIDTH`] and none holds a
 //! control character, wherever its words came from.
 
-use gate_master::protocol::{BackendUse, Death, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status};
+use gate_master::protocol::{
+    BackendUse, Death, KeysUse, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status,
+};
 use jiff::Timestamp;
 
 use crate::table::{Side, table, wrapped};
@@ -26,6 +28,7 @@ pub(crate) fn text(status: &Status, now: Timestamp) -> String {
         page += &limits(status);
         page += "\n";
     }
+    page += &status.keys.as_ref().map(|keys| wrapped(&keys_text(keys, now), INDENT)).unwrap_or_default();
     page += &wrapped(&totals(status), INDENT);
     let restarts = restarts(&status.slots);
     if !restarts.is_empty() {
@@ -156,6 +159,12 @@ fn limits(status: &Status) -> String {
         .iter()
         .map(|region| [span(region.window_s), region.used.to_string(), region.entries.to_string()]);
     table(columns, &rows.collect::<Vec<_>>())
+}
+
+fn keys_text(keys: &KeysUse, now: Timestamp) -> String {
+    let KeysUse { file, generation, .. } = keys;
+    let (count, names) = (counted(keys.keys, "key"), counted(keys.names, "name"));
+    format!("{count} of {names} (generation {generation}), read from {file} {}", moment(&keys.time, now))
 }
 
 fn totals(status: &Status) -> String {

@@ -370,6 +370,7 @@ fn has_every_field(status: &Value) {
         "backends",
         "deaths",
         "generation",
+        "keys",
         "last_reload",
         "last_upgrade",
         "limiter",

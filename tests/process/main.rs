@@ -15,6 +15,8 @@ mod deaths;
 mod descriptors;
 mod heirs;
 mod identity;
+mod keyring;
+mod keys;
 mod listeners;
 mod load;
 mod orders;

@@ -1,8 +1,8 @@
 //! What an answer is made of on each route: lines or events, how a good one ends, what it cost, and how a broken one is
 //! ended so that its client learns of it.
 //!
-//! It chooses the reader for a route and knows what they share; [`ndjson`](crate::ndjson) reads lines, [`sse`](crate::sse)
-//! events. Nothing that passes is rewritten.
+//! It chooses the reader for a route and knows what they share; [`ndjson`] reads lines, [`sse`](crate::sse) events.
+//! Nothing that passes is rewritten.
 //!
 //! Invariant: what was given back, joined, is what came in up to a frame's end, but for the one event that the gate asked
 //! for itself.

@@ -84,8 +84,8 @@ impl Events {
             }
             return self.let_pass(whole);
         }
-        // No event ends within what is held, so only the last of it can be a part of an end.
-        let from = self.unfinished.len().saturating_sub(END_MAX - 1);
+        // What is held has no end of an event, so the last byte of one is still to come.
+        let from = self.unfinished.len();
         self.unfinished.extend_from_slice(&chunk);
         let whole = self.unfinished.split_to(last_end(&self.unfinished, from)).freeze();
         self.let_pass(whole)
@@ -184,11 +184,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The most bytes that end an event: the end of a line, and a blank one.
-const END_MAX: usize = b"\n\r\n".len();
-
-/// Where the last whole event of `bytes`, which begin with an event, ends; 0 if there is none whose end is at or after
-/// `from`.
+/// Where the last whole event of `bytes`, which begin with an event, ends; 0 if none ends
+/// behind `from`.
 fn last_end(bytes: &[u8], from: usize) -> usize {
     let mut end = bytes.len();
     while let Some(newline) = memrchr(b'\n', &bytes[from..end]).map(|at| from + at) {

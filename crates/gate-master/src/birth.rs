@@ -16,6 +16,7 @@ use gate_sys::process::{Inheritance, Pid};
 use gate_zone::{OwnRow, Place, Row, Zone};
 
 use crate::event::{Event, Generation};
+use crate::secrets::Secret;
 
 /// Longest reason that a child can give.
 const REASON_MAX: usize = 4096;
@@ -73,6 +74,8 @@ pub struct Birth {
     pub bells: Rc<Bells>,
     /// Whom to become once its files are open.
     pub identity: Identity,
+    /// The password of the store in which several gates count, where it stands in a file.
+    pub cluster_password: Option<Rc<Secret>>,
     /// Its word to the master.
     pub announce: Announce,
     /// Reads end-of-file when the master is gone, however it went.

@@ -9,7 +9,7 @@ use gate_zone::Zone;
 use gate_zone::fleet::Cell;
 
 use crate::event::Ms;
-use crate::hands::Refused;
+use crate::refused::Refused;
 
 /// One backend of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use gate_sys::control::ControlSocket;
 use gate_sys::listen::{self, Address, Listener};
 use gate_sys::oom::OomCounter;
 use gate_sys::pidfile::PidFile;
-use gate_sys::privilege::Identity;
+use gate_sys::privilege::{self, Identity};
 use gate_sys::process::{self, Pid};
 use gate_sys::shared::SharedWords;
 use gate_sys::signals::Signal;
@@ -30,8 +30,11 @@ use crate::desired::Desired;
 use crate::estate::Estate;
 use crate::event::{Action, Change, Demo, Event, Generation, Order, Why, Wish};
 use crate::fleet::{InService, Strays};
+use crate::keys::{self, Published, Sheet};
 use crate::observed::{Observed, Process, State};
-use crate::sockets::{BindError, Manner, Mode, Sockets, Steering};
+use crate::refused::Refused;
+use crate::secrets::{Secret, Secrets};
+use crate::sockets::{Manner, Mode, Sockets, Steering};
 use crate::succession::Strangers;
 use crate::{StartError, fleet, succession};
 
@@ -70,6 +73,7 @@ pub(crate) struct Loaded {
     pub(crate) plan: Rc<Plan>,
     pub(crate) sockets: Sockets,
     identity: Identity,
+    cluster_password: Option<Rc<Secret>>,
 }
 
 /// What the master holds.
@@ -101,6 +105,8 @@ pub(crate) struct Hands {
     pub(crate) strays: Strays,
     pub(crate) chronicle: Chronicle,
     pub(crate) baseline: Option<Baseline>,
+    /// The keys that are in force, where the newest configuration has any.
+    pub(crate) keys: Option<Published>,
     pub(crate) oom: Option<(OomCounter, u64)>,
 }
 
@@ -130,22 +136,32 @@ impl Hands {
     /// Binds the sockets and makes the zone of a first start, or takes over what the estate has of them.
     pub(crate) fn open(opening: Opening) -> Result<Self, StartError> {
         let Opening { plan, crew, reread, adopt, program, routes, seed, mut estate, pidfile, control } = opening;
+        let secrets = Secrets::read(&plan).map_err(StartError::Load)?;
+        let sheet = Sheet::read(&plan, &secrets).map_err(StartError::Load)?;
         let (memory, zone) = succession::zone(&mut estate, &plan, entries(&plan), seed)?;
         let demo = if plan.demo { Some(Rc::new(demo_listener().map_err(StartError::Machine)?)) } else { None };
         // A gate that serves beside us counts in all of them; one that is gone needs none.
         let beside_another = estate.is_candidate();
         let in_service: Vec<Duration> = zone.windows().map(|(window, _)| window).filter(|_| beside_another).collect();
-        zone.assign_windows(&plan.windows(), &in_service)
-            .map_err(|error| StartError::Load(Refused::of(error.to_string())))?;
+        keys::assign(zone, &plan, sheet.as_ref(), &in_service).map_err(StartError::Load)?;
         let beside = if beside_another { InService::All } else { InService::None };
         fleet::claim(zone, &plan, beside).map_err(StartError::Load)?;
+        let keys = sheet.map(|sheet| match zone.keyring().generation() {
+            // The gate that serves beside us may publish at any time; we do when it has let go.
+            theirs @ 1.. if beside_another => Ok(sheet.published(theirs)),
+            _ => sheet.publish(zone, &memory),
+        });
+        let keys = keys.transpose().map_err(StartError::Load)?;
+        let password = secrets.cluster_password.clone();
         let lifeline = process::pipe().map_err(StartError::Machine)?;
         let bells = birth::bells().map_err(StartError::Machine)?;
         let generation = zone.generation() + 1;
         let standing = succession::Standing::of(&mut estate);
         let steering = if standing.is_alone() { Steering::Ours } else { Steering::Theirs };
         // Last: what fails after it would have to take the files of unix sockets away again.
-        let current = Some(Loaded::new(plan, generation, (None, steering), &mut estate).map_err(StartError::Load)?);
+        let mut current = Loaded::new(plan, generation, (None, steering), &mut estate).map_err(StartError::Load)?;
+        current.cluster_password = password;
+        let current = Some(current);
         let oom = OomCounter::find().and_then(|counter| counter.count().map(|count| (counter, count)));
         Ok(Self {
             crew,
@@ -171,6 +187,7 @@ impl Hands {
             strays: Strays::default(),
             chronicle: Chronicle::default(),
             baseline: None,
+            keys,
             oom,
         })
     }
@@ -232,6 +249,7 @@ impl Hands {
                 let new = self.current.iter().flat_map(|current| loaded.sockets.addresses_beyond(&current.sockets));
                 new.for_each(|address| log::info!("listening on {address}"));
                 self.before = self.current.replace(loaded);
+                self.warn_of_strangers(self.before.as_ref());
                 event
             }
             Err(Refused { reasons, .. }) => {
@@ -259,11 +277,17 @@ impl Hands {
                 seen.processes.len()
             )));
         }
-        let windows = self.zone.assign_windows(&plan.windows(), &current.plan.windows());
-        windows.map_err(|error| Refused::of(error.to_string()))?;
+        let secrets = Secrets::read(&plan)?;
+        let of_keys = plan.clone();
+        let sheet = Sheet::read(&of_keys, &secrets)?;
+        keys::assign(self.zone, &plan, sheet.as_ref(), &self.windows_in_service())?;
         fleet::claim(self.zone, &plan, InService::Of(&current.plan))?;
         let held = (Some(&current.sockets), Steering::Ours);
-        let loaded = Loaded::new(plan, self.generations + 1, held, &mut self.estate)?;
+        let mut loaded = Loaded::new(plan, self.generations + 1, held, &mut self.estate)?;
+        loaded.cluster_password.clone_from(&secrets.cluster_password);
+        // Last, for nothing takes it back: whoever serves now has these keys from here on.
+        let published = sheet.map(|sheet| sheet.publish(self.zone, &self.memory)).transpose();
+        self.keys = published.inspect_err(|_| loaded.sockets.retire(Some(&current.sockets)))?;
         self.generations += 1;
         Ok((loaded, changes))
     }
@@ -331,6 +355,7 @@ impl Hands {
             row_index: row,
             bells,
             identity: loaded.identity.clone(),
+            cluster_password: loaded.cluster_password.clone(),
             announce,
             lifeline,
         })
@@ -349,6 +374,11 @@ impl Hands {
             self.zone.tell_generation(generation);
         }
         (self.adopt)(&current.plan);
+        if current.plan.holds_secrets()
+            && let Err(error) = privilege::forbid_cores()
+        {
+            log::error!("a core of the master could hold secrets: {error}");
+        }
         if let Some(before) = self.before.take() {
             before.sockets.retire(Some(&current.sockets));
         }
@@ -366,6 +396,7 @@ impl Hands {
             log::error!("reload failed, back to generation {}: {reason}", before.generation);
             failed.sockets.retire(Some(&before.sockets));
             self.current = Some(before);
+            self.restore_keys();
         }
         Event::RolledBack { reason: reason.to_owned() }
     }
@@ -437,7 +468,7 @@ impl Loaded {
         let wanted: Vec<Address> = plan.bind.iter().map(address).collect();
         let manner = Manner { mode, backlog: plan.backlog.cast_signed(), steering };
         let sockets = Sockets::bind(&wanted, manner, held, estate).map_err(|errors| Refused::binding(&errors))?;
-        Ok(Self { generation, plan: Rc::new(plan), sockets, identity })
+        Ok(Self { generation, plan: Rc::new(plan), sockets, identity, cluster_password: None })
     }
 }
 
@@ -473,34 +504,6 @@ fn steerable(plan: Plan) -> Plan {
             log::warn!("reuse_port: steering cannot be tried out ({error}): the workers share one socket instead");
             plan.without_reuse_port()
         }
-    }
-}
-
-/// Why a configuration cannot be put into service: every reason.
-#[derive(Debug)]
-pub struct Refused {
-    /// One text each; a text may have several lines.
-    pub reasons: Vec<String>,
-    /// Whether an address is the reason.
-    pub cause: Cause,
-}
-
-/// What kind of reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// An address cannot be bound.
-    Address,
-    /// Anything else.
-    Configuration,
-}
-
-impl Refused {
-    pub(crate) fn of(reason: impl Into<String>) -> Self {
-        Self { reasons: vec![reason.into()], cause: Cause::Configuration }
-    }
-
-    fn binding(errors: &[BindError]) -> Self {
-        Self { reasons: errors.iter().map(ToString::to_string).collect(), cause: Cause::Address }
     }
 }
 

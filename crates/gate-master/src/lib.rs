@@ -20,10 +20,13 @@ mod estate;
 pub mod event;
 mod fleet;
 mod hands;
+mod keys;
 pub mod observed;
 pub mod protocol;
 mod reception;
 pub mod reconcile;
+mod refused;
+pub mod secrets;
 mod sockets;
 mod status;
 mod succession;
@@ -50,14 +53,16 @@ use crate::desired::{Desired, Service};
 use crate::desk::Desk;
 pub use crate::estate::Estate;
 use crate::event::{Action, Event, Ms};
-pub use crate::hands::{Adopt, Cause, Crew, Program, Read, Refused, Reread};
+pub use crate::hands::{Adopt, Crew, Program, Read, Reread};
 use crate::hands::{Hands, Opening, Outcome};
+pub use crate::keys::check as check_secrets;
 use crate::observed::{Observed, Phase};
 use crate::reconcile::reconcile;
+pub use crate::refused::{Cause, Refused};
 use crate::succession::Standing;
 use crate::systemd::Systemd;
 pub use gate_sys::listen::Kind;
-pub use gate_sys::privilege::sandbox;
+pub use gate_sys::privilege::{forbid_cores, sandbox};
 pub use gate_sys::title;
 pub use gate_zone::Role;
 
@@ -204,6 +209,9 @@ impl Master {
             privilege::set_umask(mask);
         }
         settle_privileges(&plan)?;
+        if plan.holds_secrets() {
+            forbid_cores().map_err(StartError::Machine)?;
+        }
         let kept = estate.kept_names();
         let pidfile = pidfile(&plan, &mut estate)?;
         let control = control(&plan, &mut estate)?;
@@ -216,6 +224,7 @@ impl Master {
         for address in hands.addresses() {
             log::info!("listening on {address}");
         }
+        hands.warn_of_strangers(None);
         let wish = hands.wish().ok_or_else(|| StartError::Machine(io::ErrorKind::InvalidData.into()))?;
         let now = clock::monotonic_ms();
         let mut observed = Observed::new(now, dice);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use self::status::{
-    BackendState, BackendUse, BreakerState, Classes, Death, GateState, LastReload, LastUpgrade, LimiterUse,
+    BackendState, BackendUse, BreakerState, Classes, Death, GateState, KeysUse, LastReload, LastUpgrade, LimiterUse,
     ListenerUse, ProcessLine, ProcessRole, ProcessState, QueueUse, SlotLine, Status, Totals, UpgradeUnderWay,
 };
 
@@ -35,7 +35,7 @@ pub const NOT_PERMITTED: &str = "not permitted: the control socket is for the ga
 pub const CANARY_SECONDS_MAX: u32 = 86_400;
 
 /// A request with an example, for those who write one by hand.
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("status", r#"{"command":"status"}"#),
     ("reload", r#"{"command":"reload","wait":true,"canary":{"workers":1,"seconds":30}}"#),
     ("upgrade", r#"{"command":"upgrade","wait":true,"fresh_zone":false}"#),
@@ -43,6 +43,7 @@ const EXAMPLES: [(&str, &str); 7] = [
     ("stop", r#"{"command":"stop","wait":true,"quick":false}"#),
     ("reopen", r#"{"command":"reopen"}"#),
     ("drain", r#"{"command":"drain","slot":2,"wait":true}"#),
+    ("keys", r#"{"command":"keys"}"#),
 ];
 
 /// What the master is asked for.
@@ -93,6 +94,8 @@ pub enum Request {
         #[serde(default)]
         wait: bool,
     },
+    /// The key file read again.
+    Keys {},
 }
 
 /// A trial of a reload: so many workers, for so long, before all others follow.
@@ -144,6 +147,7 @@ impl Request {
             Self::Stop { .. } => "stop",
             Self::Reopen {} => "reopen",
             Self::Drain { .. } => "drain",
+            Self::Keys {} => "keys",
         }
     }
 }
@@ -168,8 +172,17 @@ pub enum Answer {
     Scale(Scaled),
     /// The worker is leaving, or has left.
     Drain(Drained),
+    /// The keys that are in force now.
+    Keys(KeysRead),
     /// How it stands.
     Status(Box<Status>),
+}
+
+/// The key file was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysRead {
+    /// What is in force; `None` where the gate has no key file.
+    pub keys: Option<KeysUse>,
 }
 
 /// A reload that is over.
@@ -273,6 +286,7 @@ impl Answer {
             Request::Upgrade { .. } => serde_json::from_value(fields).map(Self::Upgrade),
             Request::Scale { .. } => serde_json::from_value(fields).map(Self::Scale),
             Request::Drain { .. } => serde_json::from_value(fields).map(Self::Drain),
+            Request::Keys {} => serde_json::from_value(fields).map(Self::Keys),
             Request::Stop { .. } | Request::Reopen {} => Ok(Self::Done),
         };
         answer.map_err(|error| format!("{}: {error}", asked.name()))
@@ -303,6 +317,7 @@ impl Answer {
             Self::Upgrade(upgraded) => serde_json::to_value(upgraded),
             Self::Scale(scaled) => serde_json::to_value(scaled),
             Self::Drain(drained) => serde_json::to_value(drained),
+            Self::Keys(read) => serde_json::to_value(read),
             Self::Status(status) => serde_json::to_value(status),
         };
         // Plain data with names for keys: there is nothing that JSON could not hold.

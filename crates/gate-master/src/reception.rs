@@ -10,8 +10,9 @@ use crate::desired::{Desired, Duty, Upgrade, WORKERS_MAX};
 use crate::desk::{Matter, Then, Ticket};
 use crate::estate;
 use crate::event::{Action, Canary, Event, Ms, Resize, Stop, ZoneFate};
+use crate::keys::{Published, log_refusal};
 use crate::observed::{Observed, Phase, Process, State};
-use crate::protocol::{Answer, Drained, Request, Scaled};
+use crate::protocol::{Answer, Drained, KeysRead, Request, Scaled};
 use crate::systemd::{Health, Offer};
 use crate::watch;
 
@@ -103,6 +104,17 @@ impl Master {
                 (Reply::Now(answer), Some(Event::ReopenAsked))
             }
             Request::Drain { slot, wait } => self.drain(slot.get(), *wait),
+            Request::Keys {} => (Reply::Now(self.reread_keys()), None),
+        }
+    }
+
+    fn reread_keys(&mut self) -> Answer {
+        match self.hands.reread_keys() {
+            Ok(keys) => Answer::Keys(KeysRead { keys: keys.map(Published::told).cloned() }),
+            Err(refused) => {
+                log_refusal(&refused.reasons);
+                Answer::Refused { reasons: refused.reasons }
+            }
         }
     }
 

@@ -46,6 +46,7 @@ impl Hands {
             backends: fleet.backends(),
             queue: fleet.queue(self.current.as_ref().map_or(0, |loaded| loaded.plan.queue)),
             limiter: self.limiter(),
+            keys: self.keys.as_ref().map(|keys| keys.told().clone()),
             totals: self.totals(),
             upgrade: seen.candidate.as_ref().map(under_way),
             last_reload: self.chronicle.reload.clone(),

@@ -23,8 +23,9 @@ use crate::birth::Awaited;
 use crate::desired::{Desired, Reload};
 use crate::estate::{self, Estate};
 use crate::event::{Event, Ms, Wish, ZoneFate};
-use crate::hands::{Hands, Refused};
+use crate::hands::Hands;
 use crate::observed::Observed;
+use crate::refused::Refused;
 use crate::{StartError, fleet};
 
 /// How often the rows of processes that are not our children are looked at.
@@ -241,6 +242,8 @@ impl Hands {
         if let Some(current) = &self.current {
             self.zone.tell_generation(current.generation);
         }
+        // The gate before us may have read the file since we did, and nobody else publishes any more.
+        self.refresh_keys();
         self.strangers.expect(now);
         self.estate.settle();
         self.steer_afresh(want.workers());

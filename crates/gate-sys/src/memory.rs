@@ -2,6 +2,7 @@
 //!
 //! It reads what the kernel tells and judges nothing. Invariant: what cannot be read is `None`, never a guess.
 
+use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -16,11 +17,14 @@ fn resident_pages(statm: &str) -> Option<u64> {
     statm.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// What the kernel does with a core of this process and of its children, in words: by `RLIMIT_CORE` and
-/// `/proc/sys/kernel/core_pattern`. `None` where one of them cannot be read.
+/// What the kernel does with a core of this process and of its children, in words: by its own wish, by
+/// `RLIMIT_CORE` and by `/proc/sys/kernel/core_pattern`. `None` where one of them cannot be read.
 ///
 /// A child that has changed its user leaves a core only where `fs.suid_dumpable` allows it.
 pub fn core_hint() -> Option<String> {
+    if prctl::get_dumpable() == Ok(false) {
+        return Some("no cores are written: the gate holds secrets".to_owned());
+    }
     let (limit, _) = getrlimit(Resource::RLIMIT_CORE).ok()?;
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").ok()?;
     Some(hint(limit, pattern.trim_end_matches('\n')))

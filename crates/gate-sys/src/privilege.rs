@@ -69,6 +69,12 @@ impl Identity {
         Ok(unistd::fchown(file, self.user.as_ref().map(|(uid, _)| *uid), self.group)?)
     }
 
+    /// Whether a file of this user is one that the gate may believe: root's, this process's or this identity's.
+    pub fn trusts(&self, owner: u32) -> bool {
+        let owner = Uid::from_raw(owner);
+        owner.is_root() || owner == unistd::geteuid() || self.user.as_ref().is_some_and(|(uid, _)| *uid == owner)
+    }
+
     /// Whether becoming it changes neither user nor group.
     pub fn is_own(&self) -> bool {
         self.user.as_ref().is_none_or(|(uid, _)| *uid == unistd::getuid())
@@ -185,6 +191,15 @@ pub fn trim_master() -> io::Result<()> {
     let permitted = held.permitted.within(keep);
     // What was inherited stays so: without root, it is how a new binary comes by the same capabilities.
     Held { permitted, effective: permitted, inheritable: held.inheritable.within(keep) }.assume()
+}
+
+/// Keeps the memory of this process, and of those that it forks from here on, out of core files and from other processes
+/// of its user. A change of user or group may take it back: say it again then.
+///
+/// # Errors
+/// None that Linux documents.
+pub fn forbid_cores() -> io::Result<()> {
+    Ok(prctl::set_dumpable(false)?)
 }
 
 /// The permissions that files and unix sockets made from here on do not get.

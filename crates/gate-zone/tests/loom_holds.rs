@@ -1,6 +1,6 @@
 //! Every interleaving of a few processes that take, release and settle places of a key.
 //!
-//! Threads stand for processes, groups are of one word, and runs are bounded to [`PREEMPTIONS`] forced switches.
+//! Threads stand for processes, groups are of two words, and runs are bounded to [`PREEMPTIONS`] forced switches.
 
 use gate_zone::fleet::slots::Holder;
 use gate_zone::holds::{self, Held, Table};
@@ -35,10 +35,10 @@ impl Word for Cell {
     }
 }
 
-/// Eight groups of a word.
+/// Eight groups of two words. Processes of even and of odd rows begin at different ones.
 struct Shared {
     reach: [Cell; 1],
-    words: [Cell; 8],
+    words: [Cell; 16],
 }
 
 impl Shared {
@@ -97,10 +97,11 @@ fn two_that_take_the_last_of_two_places_are_one() {
 }
 
 #[test]
-fn two_that_find_their_reach_full_of_others_are_one() {
+fn two_that_find_their_home_full_of_others_are_one() {
     check(|| {
         let shared = Shared::new();
-        let _others = [0, 1].map(|row| shared.take(row, OTHER, 2).expect("there is room"));
+        // So that the reach is still of one group.
+        let _others = [OTHER, OTHER + 1].map(|other| shared.take(other as usize, other, 1).expect("there is room"));
         let count = let_in(&shared, [|s, row| s.take(row, KEY, 1).is_some(), |s, row| s.take(row, KEY, 1).is_some()]);
         assert_eq!((count, shared.count()), (1, 1));
     });
@@ -110,12 +111,12 @@ fn two_that_find_their_reach_full_of_others_are_one() {
 fn a_reach_that_grows_hides_nobody() {
     check(|| {
         let shared = Shared::new();
-        // A word of two in reach is another's, so that whoever is second goes beyond.
-        let other = shared.take(3, OTHER, 1).expect("there is room");
-        let count = let_in(&shared, [|s, row| s.take(row, KEY, 1).is_some(), |s, row| s.take(row, KEY, 2).is_some()]);
-        holds::release(shared.table(), other);
-        assert!(count >= 1 && shared.count() == count);
-        assert_eq!(shared.take(4, KEY, count), None, "all are seen");
+        let second = Arc::clone(&shared);
+        // The second of these goes beyond the home, where whoever looked before them does not look.
+        let second = thread::spawn(move || (0..2).filter(|_| second.take(0, KEY, 2).is_some()).count());
+        let first = usize::from(shared.take(1, KEY, 2).is_some());
+        let count = first + second.join().expect("no thread of a model panics");
+        assert_eq!((count, shared.count()), (2, 2));
     });
 }
 

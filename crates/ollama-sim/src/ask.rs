@@ -1,15 +1,13 @@
 //! A generating request as Ollama reads it: names in any letter case, the last of two wins, unknown ones and bytes
 //! behind the value ignored, the first wrong type reported. Whether it can be answered is decided elsewhere.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::clock::FOREVER;
 use crate::go;
+use crate::members::Members;
 use crate::terms::{Terms, Wish};
 use crate::voice::Voice;
 use crate::voice::native::Form;
@@ -83,55 +81,6 @@ pub(crate) struct Tool {
 pub(crate) enum Delivery {
     Stream,
     Whole,
-}
-
-/// The members of an object in their order, repeats included.
-pub(crate) struct Members(pub(crate) Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members;
-
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::with_capacity(map.size_hint().unwrap_or(8));
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        from.deserialize_map(InOrder)
-    }
-}
-
-impl Members {
-    /// Reads a body, or says in Go's words why not; `wanted` is the Go type.
-    pub(crate) fn read(body: &[u8], wanted: &str) -> Result<Self, String> {
-        if body.trim_ascii().is_empty() {
-            return Err("missing request body".to_owned());
-        }
-        let mut from = serde_json::Deserializer::from_slice(body);
-        match Self::deserialize(&mut from) {
-            Ok(members) => Ok(members),
-            Err(why) if why.is_data() => match Value::deserialize(&mut serde_json::Deserializer::from_slice(body)) {
-                Ok(Value::Null) => Ok(Self(Vec::new())),
-                Ok(other) => Err(go::body_type_text(&other, wanted)),
-                Err(why) => Err(go::syntax_text(body, &why)),
-            },
-            Err(why) => Err(go::syntax_text(body, &why)),
-        }
-    }
-
-    /// The last member of this name, in any letter case.
-    pub(crate) fn last(&self, name: &str) -> Option<&Value> {
-        self.0.iter().rev().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
 }
 
 /// Reads the body of a request to one of the generating routes, or says why it cannot be.

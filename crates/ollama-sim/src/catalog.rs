@@ -4,11 +4,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Body, PLAIN_JSON, json_bytes};
-use crate::ask::Members;
 use crate::clock::{rfc3339_nano, unix};
 use crate::config::Model;
+use crate::embedding::DIMENSIONS;
 use crate::generation::fnv;
+use crate::members::Kind::{Flag, Text};
+use crate::members::{Kind, Members, check};
 use crate::sim::Shared;
+
+/// What is read of a request to show a model.
+const SHOW: [(&str, Kind); 3] = [("model", Text), ("name", Text), ("verbose", Flag)];
 
 #[derive(Serialize)]
 struct Listed<T> {
@@ -49,7 +54,9 @@ struct Details<'a> {
 
 #[derive(Serialize)]
 struct Shown<'a> {
+    license: &'static str,
     modelfile: String,
+    parameters: &'static str,
     template: &'static str,
     details: Details<'a>,
     model_info: Value,
@@ -132,7 +139,8 @@ pub(crate) fn line(value: &impl Serialize) -> Answer {
 
 /// `POST /api/show`.
 pub(crate) fn show(shared: &Shared, body: &[u8]) -> Answer {
-    let members = match Members::read(body, "api.ShowRequest") {
+    let read = Members::read(body, "api.ShowRequest");
+    let members = match read.and_then(|members| check(&members, "ShowRequest", &SHOW).map(|()| members)) {
         Ok(members) => members,
         Err(text) => return Answer::error(400, &text),
     };
@@ -144,11 +152,21 @@ pub(crate) fn show(shared: &Shared, body: &[u8]) -> Answer {
         return Answer::error(404, &format!("model '{name}' not found"));
     };
     let model = &seat.model;
+    // Long lists are shown to those only who ask for them.
+    let tokens = (members.last("verbose") == Some(&Value::Bool(true))).then_some(["<s>", "</s>"]);
     Answer::json(&Shown {
+        license: "MIT",
         modelfile: format!("# A simulated model.\nFROM {}\n", model.name),
+        parameters: "stop \"</s>\"",
         template: "{{ .Prompt }}",
         details: details(model),
-        model_info: json!({ "general.architecture": model.family, "general.parameter_count": model.size }),
+        model_info: json!({
+            "general.architecture": model.family,
+            "general.parameter_count": model.size,
+            format!("{}.context_length", model.family): model.context_length,
+            format!("{}.embedding_length", model.family): DIMENSIONS,
+            "tokenizer.ggml.tokens": tokens,
+        }),
         capabilities: &model.capabilities,
         modified_at: rfc3339_nano(model.modified_at),
     })

@@ -109,9 +109,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// For people to look at: demo answers at a pace one can watch.
+    /// For people to look at: demo answers at a pace one can watch, from a model that takes tools and embeds as well.
     pub fn demo() -> Self {
-        Self { token_rate: DEMO_TOKEN_RATE, ..Self::default() }
+        let capabilities = ["completion", "tools", "embedding"].map(str::to_owned).to_vec();
+        let model = Model { capabilities, ..Model::named(MODEL) };
+        Self { token_rate: DEMO_TOKEN_RATE, models: vec![model], ..Self::default() }
     }
 
     /// For recorded traffic: [`Personality::Echo`], as fast as possible.

@@ -7,24 +7,33 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, BUSY};
-use crate::ask::openai::Kind::{Int, Text};
-use crate::ask::openai::{Kind, fields};
-use crate::ask::{Members, bad_option, keep_alive};
+use crate::ask::{bad_option, keep_alive};
 use crate::catalog::line;
 use crate::clock::nanos;
 use crate::dialect::Dialect;
 use crate::generation::fnv;
+use crate::members::Kind::{Flag, Int, Object, Text};
+use crate::members::{Kind, Members, check, translatable};
 use crate::residence::{Busy, Lease, Seat};
 use crate::sim::Shared;
 use crate::speaking::wait;
 use crate::terms::Wish;
 
 /// The length of an embedding: short, since nobody searches with it.
-const DIMENSIONS: usize = 8;
+pub(crate) const DIMENSIONS: usize = 8;
 /// The digits of base64.
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 /// What is read of OpenAI's request beside its input.
 const FIELDS: [(&str, Kind); 3] = [("model", Text), ("dimensions", Int), ("encoding_format", Text)];
+
+/// What is read of Ollama's own requests, but for what is judged later.
+const OWN_FIELDS: [(&str, Kind); 5] = [
+    ("model", Text),
+    ("prompt", Text),
+    ("truncate", Flag),
+    ("dimensions", Int),
+    ("options", Object("map[string]interface {}")),
+];
 
 #[derive(Serialize)]
 struct Embedded<'a> {
@@ -69,7 +78,7 @@ struct Usage {
 /// `POST /api/embed`.
 pub(crate) async fn embed(shared: &Shared, body: &[u8]) -> Answer {
     let started = Instant::now();
-    let members = match Members::read(body, "api.EmbedRequest") {
+    let members = match own(body, "EmbedRequest") {
         Ok(members) => members,
         Err(text) => return Answer::error(400, &text),
     };
@@ -88,7 +97,7 @@ pub(crate) async fn embed(shared: &Shared, body: &[u8]) -> Answer {
 
 /// `POST /v1/embeddings`.
 pub(crate) async fn v1(shared: &Shared, body: &[u8]) -> Answer {
-    let members = match fields(body, "EmbedRequest", &FIELDS).and_then(translated) {
+    let members = match translatable(body, "EmbedRequest", &FIELDS).and_then(translated) {
         Ok(members) => members,
         Err(text) => return Dialect::OpenAi.untranslatable(&text),
     };
@@ -110,7 +119,7 @@ pub(crate) async fn v1(shared: &Shared, body: &[u8]) -> Answer {
 
 /// `POST /api/embeddings`, the older form.
 pub(crate) async fn embeddings(shared: &Shared, body: &[u8]) -> Answer {
-    let mut members = match Members::read(body, "api.EmbeddingRequest") {
+    let mut members = match own(body, "EmbeddingRequest") {
         Ok(members) => members,
         Err(text) => return Answer::error(400, &text),
     };
@@ -122,6 +131,13 @@ pub(crate) async fn embeddings(shared: &Shared, body: &[u8]) -> Answer {
             Answer::json(&json!({ "embedding": work.vectors.pop().unwrap_or_default() })).holding(work.lease)
         }
     }
+}
+
+/// A request to one of Ollama's own routes.
+fn own(body: &[u8], structure: &str) -> Result<Members, String> {
+    let members = Members::read(body, &format!("api.{structure}"))?;
+    check(&members, structure, &OWN_FIELDS)?;
+    Ok(members)
 }
 
 /// OpenAI's request as Ollama's own.

@@ -36,6 +36,7 @@ mod generation;
 mod go;
 mod library;
 mod listener;
+mod members;
 mod memory;
 mod python;
 mod residence;

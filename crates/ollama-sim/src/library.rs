@@ -9,10 +9,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::answer::{Answer, Body, json_bytes};
-use crate::ask::Members;
 use crate::catalog::digest;
 use crate::config::Model;
 use crate::go;
+use crate::members::Kind::{Flag, Object, Text};
+use crate::members::{Kind, Members, check};
 use crate::sim::Shared;
 use crate::wire::Request;
 
@@ -24,6 +25,18 @@ const BLOBS_MAX: usize = 1024;
 const PIECES: u64 = 4;
 /// The digits of a digest that people are shown.
 const SHORT_DIGEST: usize = 12;
+
+/// What is read of these requests, as far as it has a type.
+const FIELDS: [(&str, Kind); 8] = [
+    ("model", Text),
+    ("name", Text),
+    ("from", Text),
+    ("source", Text),
+    ("destination", Text),
+    ("files", Object("map[string]string")),
+    ("stream", Flag),
+    ("insecure", Flag),
+];
 
 /// The digests of blobs that were uploaded.
 #[derive(Default)]
@@ -52,7 +65,9 @@ pub(crate) fn answer(shared: &Shared, request: &Request) -> Answer {
     if let Some(digest) = path.strip_prefix(BLOB) {
         return blob(shared, &request.method, digest);
     }
-    let members = match Members::read(&request.body, structure(path)) {
+    let structure = structure(path);
+    let read = Members::read(&request.body, &format!("api.{structure}"));
+    let members = match read.and_then(|members| check(&members, structure, &FIELDS).map(|()| members)) {
         Ok(members) => members,
         Err(text) => return Answer::error(400, &text),
     };
@@ -67,11 +82,11 @@ pub(crate) fn answer(shared: &Shared, request: &Request) -> Answer {
 
 fn structure(path: &str) -> &'static str {
     match path {
-        "/api/pull" => "api.PullRequest",
-        "/api/push" => "api.PushRequest",
-        "/api/create" => "api.CreateRequest",
-        "/api/copy" => "api.CopyRequest",
-        _ => "api.DeleteRequest",
+        "/api/pull" => "PullRequest",
+        "/api/push" => "PushRequest",
+        "/api/create" => "CreateRequest",
+        "/api/copy" => "CopyRequest",
+        _ => "DeleteRequest",
     }
 }
 

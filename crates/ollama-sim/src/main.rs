@@ -23,6 +23,8 @@ Usage: ollama-sim [OPTIONS]
   --personality demo|echo   a canned text, or the prompt echoed (demo)
   --token-rate N            tokens a second, 0 is as fast as possible (demo 25, echo 0)
   --models NAME,NAME        the models it has (llama3.2:1b)
+  --capabilities WORD,WORD  what they can do: completion, tools, thinking, embedding,
+                            insert (completion, tools, embedding)
   --slots N                 requests answered at once, for each model (4)
   --queue N                 requests that may wait for a slot (no bound)
   --memory N                models that fit in memory at once, 0 is no bound (0)
@@ -154,6 +156,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, UsageEr
     let mut config = Config::demo();
     let mut token_rate = None;
     let mut load_time = Duration::ZERO;
+    let (mut models, mut capabilities) = (None, None);
     while let Some(argument) = arguments.next() {
         let (name, inline) = match argument.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -173,7 +176,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, UsageEr
                 (config.personality, config.token_rate) = (base.personality, base.token_rate);
             }
             "--token-rate" => token_rate = Some(read("--token-rate", value()?, "a whole number")?),
-            "--models" => config.models = models(&value()?)?,
+            "--models" => models = Some(names(&value()?)?),
+            "--capabilities" => capabilities = Some(words(&value()?)?),
             "--slots" => config.slots = read("--slots", value()?, "a whole number above 0")?,
             "--queue" => config.queue = read("--queue", value()?, "a whole number")?,
             "--memory" => config.memory = read("--memory", value()?, "a whole number")?,
@@ -187,7 +191,12 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, UsageEr
         }
     }
     config.token_rate = token_rate.unwrap_or(config.token_rate);
-    config.models.iter_mut().for_each(|model| model.load_time = load_time);
+    let able = capabilities.unwrap_or_else(|| config.models[0].capabilities.clone());
+    config.models = models.unwrap_or(config.models);
+    for model in &mut config.models {
+        model.load_time = load_time;
+        model.capabilities.clone_from(&able);
+    }
     Ok(Command::Serve { place, config: Box::new(config) })
 }
 
@@ -203,7 +212,15 @@ fn bad(option: &'static str, value: &str, wanted: &'static str) -> UsageError {
     UsageError::BadValue { option, value: value.to_owned(), wanted }
 }
 
-fn models(names: &str) -> Result<Vec<Model>, UsageError> {
+fn words(list: &str) -> Result<Vec<String>, UsageError> {
+    let known = |word: &str| ["completion", "tools", "thinking", "embedding", "insert"].contains(&word);
+    if !list.split(',').all(known) {
+        return Err(bad("--capabilities", list, "a list of completion, tools, thinking, embedding and insert"));
+    }
+    Ok(list.split(',').map(str::to_owned).collect())
+}
+
+fn names(names: &str) -> Result<Vec<Model>, UsageError> {
     if names.split(',').any(str::is_empty) {
         return Err(bad("--models", names, "one name or several with commas between"));
     }
@@ -241,6 +258,8 @@ mod tests {
         assert_eq!(place, Place::Unix("/tmp/s".into()));
         assert_eq!((config.memory, config.load_queue, config.models[0].load_time), (2, 3, Duration::from_secs(1)));
         assert_eq!((config.prompt_time, config.keep_alive), (Duration::from_millis(20), Duration::from_secs(3600)));
+        let Ok(Command::Serve { config, .. }) = arguments("--capabilities embedding --models a,b") else { panic!() };
+        assert!(config.models.iter().all(|model| model.capabilities == ["embedding"]), "{config:?}");
         let Ok(Command::Serve { config, .. }) = arguments("") else { panic!("no arguments") };
         assert_eq!(*config, Config::demo());
     }
@@ -254,6 +273,10 @@ mod tests {
             ("--slots 0", "--slots 0: a whole number above 0 is wanted"),
             ("--load-time 5", "--load-time 5: a time such as 2s or 300ms is wanted"),
             ("--personality=sad", "--personality sad: demo or echo is wanted"),
+            (
+                "--capabilities tools,flying",
+                "--capabilities tools,flying: a list of completion, tools, thinking, embedding and insert is wanted",
+            ),
             ("--models a,,b", "--models a,,b: one name or several with commas between is wanted"),
         ];
         for (line, wanted) in cases {

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::answer::{Answer, BARE_TEXT, reason};
 use crate::config::Config;
 use crate::counters::Stage;
+use crate::dialect::Dialect;
 use crate::fault::Fault;
 use crate::listener::Listener;
 use crate::routes;
@@ -114,7 +115,8 @@ async fn exchange(
         Ok(fault) => fault,
         Err(why) => {
             let mut sender = Sender::new(wire, request, Fault::Ok);
-            return (sender.send(Answer::error(400, &why.to_string())).await, 0);
+            let answer = Dialect::of(request.path()).tell(Answer::error(400, &why.to_string()));
+            return (sender.send(answer).await, 0);
         }
     };
     // An answer that is ready goes out even to a client that has closed its side already.

@@ -190,3 +190,29 @@ impl Telling {
         self.voice.told(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generation::tokens;
+
+    #[test]
+    fn only_tokens_take_time() {
+        let voice = Voice::Messages(Box::default());
+        let mut telling = Telling::new(Generation::new("m", tokens("a b")), voice);
+        let mut seen = Vec::new();
+        loop {
+            let takes_time = telling.takes_time();
+            let (chunk, last) = telling.chunk();
+            let is_text = String::from_utf8(chunk).unwrap().contains("text_delta");
+            seen.push((takes_time, is_text));
+            if last {
+                break;
+            }
+        }
+        // The start of the message, the start of the block and the first text come of one token.
+        let wanted = [(true, false), (false, false), (false, true), (true, true), (false, false)];
+        assert_eq!(seen[..5], wanted);
+        assert!(seen.len() == 7 && seen[5..].iter().all(|chunk| *chunk == (false, false)), "{seen:?}");
+    }
+}

@@ -358,7 +358,7 @@ fn bounds_and_estimates() {
     check("responses", r#"{"model":"m","input":"abcd","max_output_tokens":5}"#, (Some(5), 6));
     check(
         "generate",
-        &format!(r#"{{"model":"m","prompt":"a","options":{{"num_predict":1e30}}}}"#),
+        r#"{"model":"m","prompt":"a","options":{"num_predict":1e30}}"#,
         (Some(i64::MAX as u64), i64::MAX as u64 + 1),
     );
 }

@@ -31,7 +31,9 @@ impl Heard {
     /// A message in parts: those that are text, in their order.
     pub(crate) fn parts(&mut self, role: Option<&str>, texts: &[&str]) {
         self.opening.hear_all(role, texts.iter().copied());
-        texts.iter().for_each(|text| self.text(Some(text)));
+        for text in texts {
+            self.text(Some(text));
+        }
     }
 
     /// The texts of a call without messages.

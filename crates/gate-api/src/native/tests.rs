@@ -26,8 +26,7 @@ fn judge(route: &str, body: &[u8]) -> Result<Call, Rejection> {
 /// The verdict in the form of the recording.
 fn verdict(route: &str, body: &[u8]) -> Value {
     match judge(route, body) {
-        Ok(Call { source: Source::Cloud, .. }) => serde_json::json!({"status": 403}),
-        Ok(call) => {
+        Ok(call @ Call { source: Source::Local, .. }) => {
             let keep = call.keep_alive.map(|keep| match keep {
                 KeepAlive::Forever => i64::MAX,
                 KeepAlive::For(span) => i64::try_from(span.as_nanos()).unwrap(),
@@ -42,7 +41,8 @@ fn verdict(route: &str, body: &[u8]) -> Value {
                 "status": 200, "model": call.model, "stream": call.stream == Stream::Yes, "work": work, "keep": keep,
             })
         }
-        Err(Rejection::Denied { .. }) => serde_json::json!({"status": 403}),
+        // The recording keeps clouds closed, which is the policy's business now.
+        Ok(Call { source: Source::Cloud, .. }) | Err(Rejection::Denied { .. }) => serde_json::json!({"status": 403}),
         Err(rejection) => {
             let terms = rejection.terms();
             serde_json::json!({"status": terms.status, "error": terms.public})

@@ -38,6 +38,9 @@ pub struct Status {
     pub queue: QueueUse,
     /// How full the tables of the limits are.
     pub limiter: Vec<LimiterUse>,
+    /// The keys of clients that are in force; `None` where none is asked for.
+    #[serde(default)]
+    pub keys: Option<KeysUse>,
     /// Counts over all workers.
     pub totals: Totals,
     /// The upgrade that is under way.
@@ -280,6 +283,23 @@ pub struct LimiterUse {
     pub entries: u64,
     /// How many it counts.
     pub used: u64,
+}
+
+/// The keys of clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysUse {
+    /// Their file.
+    pub file: String,
+    /// How many there are, those that have expired too.
+    pub keys: u64,
+    /// How many clients have them.
+    pub names: u64,
+    /// How many different policies they have.
+    pub policies: u64,
+    /// How often keys were put in force.
+    pub generation: u64,
+    /// When their file was read.
+    pub time: String,
 }
 
 /// Counts over all workers.

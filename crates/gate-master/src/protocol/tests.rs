@@ -21,6 +21,7 @@ const STATUS: &str = r#"{"ok":true,"version":"0.1.0","pid":10,"uptime_s":61,"gen
 "in_flight":0,"slots":4,"waiting":0,"loaded":[],"listed":null}],
 "queue":{"length":2,"limit":512,"oldest_ms":700,"mean_service_ms":null},
 "limiter":[{"window_s":60,"entries":131072,"used":12}],
+"keys":{"file":"/etc/ollama-gate/keys","keys":12,"names":9,"policies":2,"generation":3,"time":"2026-01-02T03:04:05Z"},
 "totals":{"requests":7,"in_flight":1,"streams":1,"connections":2,"answers":{"2xx":5,"3xx":0,"4xx":1,"5xx":0},
 "limited":1,"left":0},
 "upgrade":null,"last_reload":{"time":"2026-01-02T03:04:05Z","ok":false,"generation":3,"reasons":["a","b"]},
@@ -43,6 +44,7 @@ fn requests_are_read_as_they_are_documented() {
         (r#"{"command":"stop","wait":true,"quick":false}"#, Request::Stop { wait: true, quick: false }),
         (r#"{"command":"reopen"}"#, Request::Reopen {}),
         (r#"{"command":"drain","slot":2,"wait":true}"#, Request::Drain { slot, wait: true }),
+        (r#"{"command":"keys"}"#, Request::Keys {}),
         ("{\"command\":\"drain\",\"slot\":2}\r\n", Request::Drain { slot, wait: false }),
     ] {
         assert_eq!(Request::parse(line), Ok(expected.clone()), "{line}");
@@ -60,7 +62,7 @@ fn a_wrong_request_is_told_what_would_be_right() {
     for (line, parts) in [
         ("", vec!["no JSON", r#"{"command":"status"}"#]),
         ("[]", vec!["no object", r#"{"command":"status"}"#]),
-        ("{}", vec!["missing", "status, reload, upgrade, scale, stop, reopen, drain"]),
+        ("{}", vec!["missing", "status, reload, upgrade, scale, stop, reopen, drain, keys"]),
         (r#"{"command":7}"#, vec!["a string, not 7"]),
         (r#"{"command":"restart"}"#, vec!["\"restart\"", "reload"]),
         (r#"{"command":"status","v":2}"#, vec!["version 2", "\"v\":1"]),
@@ -118,6 +120,21 @@ fn answers_are_read_as_they_are_documented() {
             r#"{"ok":true,"pid":123}"#,
             Answer::Drain(Drained { pid: 123 }),
         ),
+        (
+            &Request::Keys {},
+            r#"{"ok":true,"keys":{"file":"/k","keys":2,"names":1,"policies":1,"generation":3,"time":"t"}}"#,
+            Answer::Keys(KeysRead {
+                keys: Some(KeysUse {
+                    file: "/k".into(),
+                    keys: 2,
+                    names: 1,
+                    policies: 1,
+                    generation: 3,
+                    time: "t".into(),
+                }),
+            }),
+        ),
+        (&Request::Keys {}, r#"{"ok":true,"keys":null}"#, Answer::Keys(KeysRead { keys: None })),
         (
             &Request::Reopen {},
             r#"{"v":1,"ok":false,"reasons":["a","b"]}"#,

@@ -206,3 +206,26 @@ fn the_umask_is_taken_from_new_files() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(mode & 0o777, 0o640);
 }
+
+#[test]
+fn files_of_root_and_of_the_gate_are_believed() {
+    let own = unistd::geteuid().as_raw();
+    let identity = Identity { user: Some((Uid::from_raw(4_711), c"somebody".to_owned())), group: None };
+    for (owner, trusted) in [(0, true), (own, true), (4_711, true), (4_712, false)] {
+        assert_eq!(identity.trusts(owner), trusted, "{owner}");
+    }
+    assert!(!Identity { user: None, group: None }.trusts(4_711));
+}
+
+#[test]
+fn a_process_without_cores_says_so_and_so_do_those_that_it_forks() {
+    let child = process::spawn_unchecked_threads((), |()| {
+        let before = prctl::get_dumpable().unwrap();
+        forbid_cores().unwrap();
+        let forked = process::spawn_unchecked_threads((), |()| u8::from(prctl::get_dumpable().unwrap()));
+        let hint = crate::memory::core_hint().unwrap();
+        let inherited = process::wait(forked.unwrap()).unwrap() == Exit::Code(0);
+        u8::from(!(before && inherited && !prctl::get_dumpable().unwrap() && hint.contains("secrets")))
+    });
+    assert_eq!(process::wait(child.unwrap()).unwrap(), Exit::Code(0));
+}

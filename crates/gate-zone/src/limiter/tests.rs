@@ -247,6 +247,10 @@ fn what_was_charged_in_the_cell_is_settled_there() {
     assert_eq!(bench.cell.load(SeqCst) & 0x3fff_ffff, 2 + 7);
     assert!(bench.take(102, 10, 1).is_some() && bench.take(102, 10, 1).is_none());
     assert!(bench.set.iter().all(|word| word.load(SeqCst) & 0x3fff_ffff == 1), "keys with a way are not touched");
+    bench.set[3].store(0, SeqCst);
+    bench.settle(one, 8);
+    assert_eq!(bench.cell.load(SeqCst) & 0x3fff_ffff, 10 + 2, "what a key did is in the cell, free ways or not");
+    assert_eq!(bench.set[3].load(SeqCst), 0);
 }
 
 #[test]

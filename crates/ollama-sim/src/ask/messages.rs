@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::openai::Kind::{Flag, Float, Int, List, Object, Text};
-use super::openai::{Kind, common, fields};
-use super::{Ask, Delivery, Form, Members, Think};
+use super::openai::common;
+use super::{Ask, Delivery, Form, Think};
+use crate::members::Kind::{Flag, Float, Int, List, Object, Text};
+use crate::members::{Kind, Members, translatable};
 use crate::voice::Voice;
 use crate::voice::messages::Messages;
 
@@ -31,7 +32,7 @@ const FIELDS: [(&str, Kind); 13] = [
 /// Reads a message request.
 pub(crate) fn read(body: &[u8]) -> Result<Ask, String> {
     let mut ask = Ask { delivery: Delivery::Whole, ..Ask::nothing(Form::Chat) };
-    let members = fields(body, "MessagesRequest", &FIELDS)?;
+    let members = translatable(body, "MessagesRequest", &FIELDS)?;
     common(&mut ask, &members);
     let messages = members.last("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     if ask.model.is_empty() {

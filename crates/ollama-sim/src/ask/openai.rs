@@ -3,8 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Ask, Delivery, Form, LEVELS, Members, need, think};
+use super::{Ask, Delivery, Form, LEVELS, need, think};
 use crate::go;
+use crate::members::Kind::{Flag, Float, Int, List, Object, Text};
+use crate::members::{Kind, Members, translatable};
 use crate::voice::{Counts, Voice};
 
 /// The words for an effort that are levels of thinking in Ollama by another name.
@@ -21,7 +23,7 @@ const IMAGES: [&str; 5] = [
 /// Reads a chat completion.
 pub(crate) fn chat(body: &[u8]) -> Result<Ask, String> {
     let mut ask = Ask { delivery: Delivery::Whole, ..Ask::nothing(Form::Chat) };
-    let members = fields(body, "ChatCompletionRequest", &CHAT)?;
+    let members = translatable(body, "ChatCompletionRequest", &CHAT)?;
     common(&mut ask, &members);
     let messages = members.last("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     if messages.is_empty() {
@@ -45,7 +47,7 @@ pub(crate) fn chat(body: &[u8]) -> Result<Ask, String> {
 /// Reads a text completion.
 pub(crate) fn completion(body: &[u8]) -> Result<Ask, String> {
     let mut ask = Ask { delivery: Delivery::Whole, logprobs: None, ..Ask::nothing(Form::Generate) };
-    let members = fields(body, "CompletionRequest", &COMPLETION)?;
+    let members = translatable(body, "CompletionRequest", &COMPLETION)?;
     common(&mut ask, &members);
     ask.hear("user", members.last("prompt").and_then(Value::as_str).unwrap_or_default());
     ask.empty = ask.prompt.is_empty();
@@ -54,19 +56,6 @@ pub(crate) fn completion(body: &[u8]) -> Result<Ask, String> {
     ask.voice = Voice::Completions(counts(&members));
     Ok(ask)
 }
-
-/// What a member must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Text,
-    Flag,
-    Int,
-    Float(&'static str),
-    List(&'static str),
-    Object(&'static str),
-}
-
-use Kind::{Flag, Float, Int, List, Object, Text};
 
 const CHAT: [(&str, Kind); 17] = [
     ("model", Text),
@@ -101,34 +90,6 @@ const COMPLETION: [(&str, Kind); 11] = [
     ("top_p", Float("float32")),
     ("suffix", Text),
 ];
-
-/// Reads a body whose members have these types; `null` fits all of them.
-pub(crate) fn fields(body: &[u8], structure: &str, kinds: &[(&str, Kind)]) -> Result<Members, String> {
-    if body.trim_ascii().is_empty() {
-        return Err("EOF".to_owned());
-    }
-    let members = Members::read(body, &format!("{}.{structure}", package(structure)))?;
-    for (name, value) in &members.0 {
-        let Some((own, kind)) = kinds.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)) else { continue };
-        let (fits, wanted) = match kind {
-            Text => (value.is_string(), "string"),
-            Flag => (value.is_boolean(), "bool"),
-            Int => (value.is_i64() || value.is_u64(), "int"),
-            Float(wanted) => (value.is_number(), *wanted),
-            List(wanted) => (value.is_array(), *wanted),
-            Object(wanted) => (value.is_object(), *wanted),
-        };
-        if !fits && !value.is_null() {
-            return Err(go::type_text(value, &format!("{structure}.{own}"), wanted));
-        }
-    }
-    Ok(members)
-}
-
-/// Where Go has the structure.
-fn package(structure: &str) -> &'static str {
-    if structure == "MessagesRequest" { "anthropic" } else { "openai" }
-}
 
 /// What all of these routes have.
 pub(super) fn common(ask: &mut Ask, members: &Members) {

@@ -3,10 +3,11 @@
 
 use serde_json::{Value, json};
 
-use super::openai::Kind::{Flag, Float, Int, List, Object, Text};
-use super::openai::{Kind, common, fields, reason};
-use super::{Ask, Delivery, Form, Members};
+use super::openai::{common, reason};
+use super::{Ask, Delivery, Form};
 use crate::go;
+use crate::members::Kind::{Flag, Float, Int, List, Object, Text};
+use crate::members::{Kind, Members, translatable};
 use crate::voice::Voice;
 use crate::voice::responses::{Asked, Responses};
 
@@ -27,7 +28,7 @@ const FIELDS: [(&str, Kind); 11] = [
 /// Reads a request.
 pub(crate) fn read(body: &[u8]) -> Result<Ask, String> {
     let mut ask = Ask { delivery: Delivery::Whole, ..Ask::nothing(Form::Chat) };
-    let members = fields(body, "ResponsesRequest", &FIELDS)?;
+    let members = translatable(body, "ResponsesRequest", &FIELDS)?;
     common(&mut ask, &members);
     let said = |name: &str| members.last(name).filter(|value| !value.is_null()).cloned();
     let instructions = said("instructions").filter(|text| text != "");

@@ -210,6 +210,11 @@ fn embedding_models_embed() {
     assert_eq!(old["embedding"], vectors[0]);
     let cases = [
         (r#"{"model":"nope","input":"x"}"#, 404, r#"{"error":"model \"nope\" not found, try pulling it first"}"#),
+        (
+            r#"{"model":"e:1","input":"x","truncate":1}"#,
+            400,
+            r#"{"error":"json: cannot unmarshal number into Go struct field EmbedRequest.truncate of type bool"}"#,
+        ),
         (r#"{"model":"e:1","input":3}"#, 400, r#"{"error":"invalid input type"}"#),
     ];
     for (body, status, wanted) in cases {
@@ -224,6 +229,10 @@ fn show_tells_what_a_model_can_do() {
     let shown = running.post("/api/show", r#"{"model":"llama3.2:1b"}"#).answer().json();
     assert_eq!(shown["capabilities"], serde_json::json!(["completion"]));
     assert_eq!(shown["details"]["family"], "llama");
+    assert_eq!(shown["model_info"]["llama.context_length"], 4096);
+    assert_eq!(shown["model_info"]["tokenizer.ggml.tokens"], Value::Null);
+    let shown = running.post("/api/show", r#"{"name":"llama3.2:1b","verbose":true}"#).answer().json();
+    assert!(shown["model_info"]["tokenizer.ggml.tokens"].is_array(), "{shown}");
 }
 
 #[test]

@@ -3,11 +3,15 @@
 #[cfg(test)]
 mod counters;
 #[cfg(test)]
+mod dialects;
+#[cfg(test)]
 mod echo;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod library;
 #[cfg(test)]
 mod program;
 #[cfg(test)]

@@ -48,8 +48,8 @@ fn folded(key: &str) -> String {
 impl Members {
     /// The string that a struct's field holds in the end: nulls leave it as it is.
     fn field(&self, name: &str) -> String {
-        let values = self.0.iter().filter(|(key, value)| folded(key) == name && !value.is_null());
-        values.last().and_then(|(_, value)| value.as_str()).unwrap_or("").to_owned()
+        let mut values = self.0.iter().filter(|(key, value)| folded(key) == name && !value.is_null());
+        values.next_back().and_then(|(_, value)| value.as_str()).unwrap_or("").to_owned()
     }
 }
 
