@@ -21,7 +21,7 @@ use redis::RedisResult;
 use siphasher::sip128::SipHasher24;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::count::{Count, Look, Passage, Tell};
 use crate::link::{Line, Link};
@@ -56,6 +56,10 @@ struct Inner {
     trips: RefCell<HashMap<(u64, u64), Rc<Notify>>>,
     /// Counts that it was asked about, to be told again to a store that has lost them.
     recent: RefCell<HashMap<(u64, u64), (Count, String)>>,
+    /// Counts that it should hear of soon.
+    soon: RefCell<HashMap<(u64, u64), (Count, String)>>,
+    /// Wakes the watch for them.
+    news: Rc<Notify>,
     /// The connection that was used last; 0 before the first.
     serial: Cell<u64>,
     /// Whether it is being told all that this process knows.
@@ -93,6 +97,8 @@ impl Cluster {
             timeout,
             trips: RefCell::default(),
             recent: RefCell::default(),
+            soon: RefCell::default(),
+            news: Rc::default(),
             serial: Cell::new(0),
             is_telling: Cell::new(false),
         };
@@ -151,8 +157,13 @@ impl Cluster {
     pub fn settle(&self, subject: &Subject, scope: u64, passage: &Passage, used: u64) {
         let limit = &passage.standing.limit;
         let Some(count) = Count::new(self.0.zone, subject, scope, limit) else { return };
-        if count.settle(passage, used) == Tell::Soon && self.0.turn_is_to_ask() {
-            spawn_local(Rc::clone(&self.0).tell(count, self.0.key(subject, scope, limit)));
+        if count.settle(passage, used) == Tell::Soon {
+            // By the watch: whoever settles may be on its way out, where no task can be begun.
+            let mut soon = self.0.soon.borrow_mut();
+            if soon.len() < RECENT_MAX {
+                soon.insert(count.id(), (count, self.0.key(subject, scope, limit)));
+            }
+            self.0.news.notify_one();
         }
     }
 
@@ -197,9 +208,13 @@ impl Inner {
     /// Looks after the store when nobody else does: an idle gate is to notice that it has lost what this gate knows.
     async fn watch(inner: Weak<Self>) {
         loop {
-            sleep(WATCH).await;
+            let Some(news) = inner.upgrade().map(|inner| Rc::clone(&inner.news)) else { return };
+            timeout(WATCH, news.notified()).await.ok();
             let Some(inner) = inner.upgrade() else { return };
+            let soon: Vec<_> = inner.soon.borrow_mut().drain().map(|(_, told)| told).collect();
             match inner.turn() {
+                // What is not told now is told when the count is next asked about.
+                Turn::Ask if !soon.is_empty() => inner.tell(soon).await,
                 Turn::Ask if !inner.recent.borrow().is_empty() => {
                     if let Err(why) = inner.reach(async |line| line.ping().await).await {
                         inner.failed(&why);
@@ -224,19 +239,16 @@ impl Inner {
             return;
         }
         self.recent.borrow_mut().retain(|_, (count, _)| count.is_live());
-        let recent: Vec<_> = self.recent.borrow().values().cloned().collect();
-        for (count, key) in recent {
-            if let Err(why) = self.ask(&count, &key, 0).await {
-                self.failed(&why);
-                break;
-            }
-        }
+        let recent = self.recent.borrow().values().cloned().collect();
+        self.tell(recent).await;
         self.is_telling.set(false);
     }
 
-    async fn tell(self: Rc<Self>, count: Count, key: String) {
-        if let Err(why) = self.ask(&count, &key, 0).await {
-            self.failed(&why);
+    async fn tell(self: &Rc<Self>, counts: Vec<(Count, String)>) {
+        for (count, key) in counts {
+            if let Err(why) = self.ask(&count, &key, 0).await {
+                return self.failed(&why);
+            }
         }
     }
 
@@ -308,10 +320,6 @@ impl Inner {
 
     fn turn(&self) -> Turn {
         self.store.turn(self.now())
-    }
-
-    fn turn_is_to_ask(&self) -> bool {
-        !matches!(self.store.health(), Health::Away { .. })
     }
 
     fn now(&self) -> Duration {
