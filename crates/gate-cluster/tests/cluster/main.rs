@@ -160,6 +160,9 @@ fn what_is_not_used_can_be_used_elsewhere(folder: &Path) {
     let sum = (first.admitted + admitted(&counts)) * used;
     assert!(sum <= amount, "{sum} of {amount}");
     assert!(sum >= amount / 2, "{sum} of {amount}");
+    // Far more than a gate may keep in hand: it goes back each time.
+    let lent = gates.workers[0].makes(Load { name: "lent", cost: 50_000, used: 0, count: 20, parallel: 1, ..load });
+    assert_eq!(lent.admitted, 20, "{lent:?}");
     // Uses more than it reserves: that counts, though it passes the amount.
     let load = Load { name: "greedy", cost: 10, used: 500, count: 100, parallel: 1, ..load };
     let sum = gates.workers.iter_mut().map(|worker| worker.makes(load).admitted * 500).sum::<u64>();
