@@ -81,6 +81,19 @@ impl Store {
         self.try_ask::<u64>(&["EVAL", script, "0"]).expect("it answers")
     }
 
+    /// What gates gave back of the counts whose keys are like this.
+    pub(crate) fn given_back(&self, keys: &str) -> u64 {
+        let script = "local sum = 0
+            for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+                local fields = redis.call('HGETALL', key)
+                for i = 1, #fields, 2 do
+                    if string.sub(fields[i], -1) == '-' then sum = sum + fields[i + 1] end
+                end
+            end
+            return sum";
+        self.try_ask::<u64>(&["EVAL", script, "0", keys]).expect("it answers")
+    }
+
     fn try_ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.url())?;
         let mut line = client.get_connection_with_timeout(Duration::from_secs(1))?;
