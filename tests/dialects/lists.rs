@@ -146,7 +146,7 @@ fn a_backend_that_is_away_or_slow_leaves_the_others_models() {
         for list in [TAGS, MODELS] {
             let gate = &gate;
             scope.spawn(move || {
-                assert_eq!(names(&gate.get(list)), ["both:latest", "second:latest", "first:7b"], "{list}")
+                assert_eq!(names(&gate.get(list)), ["both:latest", "second:latest", "first:7b"], "{list}");
             });
         }
     });

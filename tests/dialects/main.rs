@@ -8,6 +8,7 @@
 
 mod broken;
 mod lists;
+mod managing;
 mod names;
 mod origins;
 mod recorded;
