@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::scripted::{End, Framing, Say, Scripted};
-use crate::stage::{Dialect, Keys, Way, by, gate, named, says, speaking};
+use crate::stage::{Dialect, Keys, Way, by, gate, gate_before, named, says, speaking};
 use crate::support::Gate;
 use crate::support::http::{Answer, Client};
 
@@ -153,6 +153,31 @@ fn a_stream_that_ended_well_has_not_broken_whatever_its_connection_does() {
             let answer = through(&backend, &mut client, way, (whole.as_bytes(), framing, end));
             assert_eq!(answer.text(), whole, "{} ({framing:?}, {end:?})", way.name);
         }
+    }
+    // Nor when its own time is over, or the gate's.
+    let times = ["--connect-timeout", "300ms", "--request-timeout", "300ms"];
+    let bounded = gate_before(&[&backend.url()], &times).start();
+    let mut client = Client::connect(bounded.address());
+    for way in speaking() {
+        let whole = frames(way).concat();
+        let answer = through(&backend, &mut client, way, (whole.as_bytes(), Framing::Chunked, End::Silence));
+        assert_eq!(answer.text(), whole, "{}", way.name);
+    }
+    let times = ["--graceful-timeout", "100ms", "--stream-timeout", "200ms"];
+    let leaving = gate_before(&[&backend.url()], &times).start();
+    let begun: Vec<_> = speaking()
+        .map(|way| {
+            let whole = frames(way).concat().into_bytes();
+            backend.says(Say { end: End::Silence, ..Say::stream(content_type(way), vec![whole.clone()]) });
+            let mut client = Client::connect(leaving.address());
+            client.send(&way.streamed("go").bytes()).unwrap();
+            assert_eq!((client.head().unwrap().0, client.chunk().unwrap().unwrap()), (200, whole), "{way:?}");
+            (way, client)
+        })
+        .collect();
+    leaving.signal(Signal::SIGTERM);
+    for (way, mut client) in begun {
+        assert_eq!(client.chunk().unwrap(), None, "{way:?}");
     }
 }
 
