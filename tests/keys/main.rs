@@ -9,6 +9,7 @@
 
 mod clamps;
 mod doors;
+mod leaks;
 mod live;
 #[path = "../process/orders.rs"]
 #[allow(dead_code, reason = "shared with another test binary, each uses a part of it")]
