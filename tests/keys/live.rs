@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
+use crate::orders::Asked;
 use crate::rig::{House, backend, keyed, version, with};
 use crate::stage::{MODEL, stalled};
-use crate::support::http::Client;
+use crate::support::http::{Client, Request};
 use crate::support::wait_for;
 
 /// The statuses that a key gets on all of these connections.
@@ -135,4 +138,38 @@ fn a_file_that_is_no_key_file_changes_nothing_for_anybody() {
     mode(0o600);
     house.front.gate.reload();
     assert_eq!((house.status_of(&ada, &version()), house.status_of(&bob, &version())), (401, 200));
+}
+
+#[test]
+fn nobody_is_refused_while_keys_are_published_all_the_time() {
+    let backend = backend();
+    let lines = ["--name ada --limit none", "--name bob --weight 2", "--name eve --routes read"];
+    let (house, keys) = keyed(&backend, lines, (8, &[]));
+    let control = house.front.control();
+    let over = AtomicBool::new(false);
+    let asked: usize = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..6)
+            .map(|number| {
+                let request = with(&keys[number % keys.len()], &Request::post("/api/show", &json!({"model": 7})));
+                let (over, address) = (&over, house.front.gate.address());
+                scope.spawn(move || {
+                    let mut client = Client::connect(address);
+                    let mut count = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let answer = client.ask(&request).unwrap();
+                        assert_eq!(answer.status, 400, "{}", answer.text());
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for generation in 2..150 {
+            let answer = Asked::begin(&control, &json!({"command": "keys"})).answer();
+            assert_eq!(answer["keys"]["generation"], generation);
+        }
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(asked > 150, "{asked}");
 }

@@ -165,12 +165,26 @@ fn what_came_to_nothing_costs_nothing_and_what_was_cancelled_what_was_made() {
     assert!(!affords(&house, &ada, 1988 - 10 - 512 + 1), "it is in reserve");
     drop(client);
     has(&house, &ada, 1988 - 10 - 2, "cancelled while it ran");
+    // The same of events, of which some bring no text.
+    let mut left = 1988 - 10 - 2;
+    for (path, frames) in [("chat/completions", 3), ("completions", 3), ("responses", 7), ("messages", 5)] {
+        let text = format!("@sim:stall:chunks:{frames} alphabet bravissimo charlie delta");
+        let body = json!({"messages": [{"role": "user", "content": text}], "prompt": text, "input": text, "max_tokens": 99, "stream": true});
+        let mut client = front.begin(&with(&ada, &post(&format!("/v1/{path}"), &body)));
+        assert_eq!(client.head().unwrap().0, 200, "{path}");
+        for _ in 0..frames {
+            client.chunk().unwrap().unwrap();
+        }
+        drop(client);
+        left -= text.len().div_ceil(4) as u64 + 3;
+        has(&house, &ada, left, path);
+    }
     // Before its first line: the prompt was read.
     let before = prompts(&backend).len();
     let client = front.begin(&with(&ada, &generate(MODEL, "@sim:stall:before-head alpha")));
     wait_for("the backend to have it", || (prompts(&backend).len() > before).then_some(()));
     drop(client);
-    has(&house, &ada, 1976 - 7, "cancelled before it said anything");
+    has(&house, &ada, left - 7, "cancelled before it said anything");
 }
 
 /// 39 bytes: ten tokens, guessed.
