@@ -120,6 +120,11 @@ impl Count {
         self.hash
     }
 
+    /// Whether anything is known of its window.
+    pub(crate) fn is_live(&self) -> bool {
+        self.read(Kind::Known).or_else(|| self.read(Kind::Taken)).is_some()
+    }
+
     pub(crate) fn limit(&self) -> &Arc<Limit> {
         &self.limit
     }

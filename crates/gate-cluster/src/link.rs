@@ -27,6 +27,17 @@ pub(crate) enum Line {
     Nodes(ClusterConnection),
 }
 
+impl Line {
+    /// Whether anybody is there.
+    pub(crate) async fn ping(&mut self) -> RedisResult<()> {
+        let ping = redis::cmd("PING");
+        match self {
+            Self::Alone(line) => ping.query_async(line).await,
+            Self::Nodes(line) => ping.query_async(line).await,
+        }
+    }
+}
+
 /// The way to the store.
 pub(crate) struct Link {
     address: Address,
@@ -51,15 +62,15 @@ impl Link {
         }
     }
 
-    /// The connection; waits for the attempt under way, or for a new one.
+    /// The connection and its number, above 0; waits for the attempt under way, or for a new one.
     ///
     /// # Errors
     /// Why the attempt failed.
-    pub(crate) async fn line(self: &Rc<Self>) -> Result<Line, String> {
+    pub(crate) async fn line(self: &Rc<Self>) -> Result<(Line, u64), String> {
         let attempts = self.attempts.get();
         loop {
             if let Some(line) = self.line.borrow().as_ref() {
-                return Ok(line.clone());
+                return Ok((line.clone(), self.attempts.get()));
             }
             if self.attempts.get() != attempts {
                 return Err(self.failure.borrow().clone());
@@ -72,9 +83,11 @@ impl Link {
         }
     }
 
-    /// Gives up a connection that failed.
-    pub(crate) fn forget(&self) {
-        self.line.take();
+    /// Gives up the connection of this number, which failed.
+    pub(crate) fn forget(&self, serial: u64) {
+        if self.attempts.get() == serial {
+            self.line.take();
+        }
     }
 
     async fn connect(self: Rc<Self>) {

@@ -101,6 +101,14 @@ impl Gates {
     }
 }
 
+impl Gates {
+    /// Ends the first gate for good.
+    pub(crate) fn end_first(&mut self) {
+        self.workers.drain(..WORKERS);
+        self.children.remove(0).wait().expect("a gate can be waited for");
+    }
+}
+
 impl Drop for Gates {
     fn drop(&mut self) {
         // Workers leave when their sockets close, gates when their workers have left.

@@ -31,6 +31,9 @@ const BATCH_MAX: u64 = 128;
 
 const THIRD: f64 = 1.0 / 3.0;
 
+/// What runs in a folder of its own.
+type Test = fn(&Path);
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     if let [word, rest @ ..] = arguments.as_slice()
@@ -42,12 +45,13 @@ fn main() -> ExitCode {
         println!("skipped: no redis-server on this machine (Debian: apt-get install redis-server)");
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn(&Path)); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("gates_admit_together_what_the_limit_says", gates_admit_together_what_the_limit_says),
         ("a_small_limit_is_exact_wherever_requests_come", a_small_limit_is_exact_wherever_requests_come),
         ("a_hot_client_seldom_asks", a_hot_client_seldom_asks),
         ("what_is_not_used_can_be_used_elsewhere", what_is_not_used_can_be_used_elsewhere),
         ("a_store_killed_and_emptied_opens_no_new_window", a_store_killed_and_emptied_opens_no_new_window),
+        ("what_a_gate_knows_of_others_outlives_the_store", what_a_gate_knows_of_others_outlives_the_store),
         ("a_store_that_hangs_costs_one_deadline", a_store_that_hangs_costs_one_deadline),
     ];
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
@@ -156,6 +160,16 @@ fn what_is_not_used_can_be_used_elsewhere(folder: &Path) {
     let sum = (first.admitted + admitted(&counts)) * used;
     assert!(sum <= amount, "{sum} of {amount}");
     assert!(sum >= amount / 2, "{sum} of {amount}");
+    // Far more than a gate may keep in hand goes back, without a further request.
+    let lent = Load { name: "lent", amount: 210_000, cost: 50_000, used: 0, count: 1, parallel: 1, ..load };
+    assert_eq!(gates.workers[0].makes(lent).admitted, 1);
+    let began = Instant::now();
+    while store.given_back("test:3-210000-*") == 0 {
+        assert!(began.elapsed() < NOTICED_MAX, "nothing is given back");
+        std::thread::yield_now();
+    }
+    let other = gates.workers[WORKERS].makes(Load { cost: 10_000, used: 10_000, count: 30, ..lent });
+    assert_eq!(other.admitted, 19, "all but a batch: {other:?}");
     // Uses more than it reserves: that counts, though it passes the amount.
     let load = Load { name: "greedy", cost: 10, used: 500, count: 100, parallel: 1, ..load };
     let sum = gates.workers.iter_mut().map(|worker| worker.makes(load).admitted * 500).sum::<u64>();
@@ -188,6 +202,28 @@ fn a_store_killed_and_emptied_opens_no_new_window(folder: &Path) {
     for said in ["WARN the store of limits is away (", "INFO the store of limits answers again, after "] {
         assert_eq!(log.matches(said).count(), GATES, "each gate says it once:\n{log}");
     }
+}
+
+fn what_a_gate_knows_of_others_outlives_the_store(folder: &Path) {
+    let mut store = Store::start(folder);
+    let mut gates = Gates::start(folder, &store.url(), GATES, &Way { share: THIRD, timeout: PATIENT });
+    let load = requests("knows", 1000, 0);
+    // The first gate takes most of it, and is gone for good when the store comes back.
+    let mut sum = gates.workers[0].makes(Load { count: 600, ..load }).admitted;
+    sum += gates.workers[WORKERS].makes(Load { count: 100, ..load }).admitted;
+    assert_eq!(sum, 700);
+    gates.end_first();
+    store.restart();
+    let [second, _, third, _] = gates.workers.as_mut_slice() else { panic!("two gates of two") };
+    // The second has no requests, and tells of both by itself.
+    let began = Instant::now();
+    while store.counts() == 0 {
+        assert!(began.elapsed() < NOTICED_MAX, "nobody tells the store what it has lost");
+        std::thread::yield_now();
+    }
+    sum += third.makes(Load { count: 1000, ..load }).admitted;
+    sum += second.makes(Load { count: 1000, ..load }).admitted;
+    assert!((900..=1000 + 50 * GATES as u64).contains(&sum), "{sum} of 1000");
 }
 
 fn a_store_that_hangs_costs_one_deadline(folder: &Path) {

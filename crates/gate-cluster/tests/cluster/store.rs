@@ -45,7 +45,7 @@ impl Store {
         command.args(arguments).arg("--dir").arg(&self.folder).stdout(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server starts"));
         let began = Instant::now();
-        while self.try_ask(&["PING"]).is_err() {
+        while self.try_ask::<String>(&["PING"]).is_err() {
             assert!(began.elapsed() < START_MAX, "redis-server does not answer on port {port}");
             std::thread::sleep(Duration::from_millis(5)); // bounded poll
         }
@@ -61,7 +61,7 @@ impl Store {
 
     pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("it runs");
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -75,7 +75,26 @@ impl Store {
         calls.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
     }
 
-    fn try_ask(&self, words: &[&str]) -> redis::RedisResult<String> {
+    /// Counts that it knows of.
+    pub(crate) fn counts(&self) -> u64 {
+        let script = "return #redis.call('KEYS', 'test:3-*')";
+        self.try_ask::<u64>(&["EVAL", script, "0"]).expect("it answers")
+    }
+
+    /// What gates gave back of the counts whose keys are like this.
+    pub(crate) fn given_back(&self, keys: &str) -> u64 {
+        let script = "local sum = 0
+            for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+                local fields = redis.call('HGETALL', key)
+                for i = 1, #fields, 2 do
+                    if string.sub(fields[i], -1) == '-' then sum = sum + fields[i + 1] end
+                end
+            end
+            return sum";
+        self.try_ask::<u64>(&["EVAL", script, "0", keys]).expect("it answers")
+    }
+
+    fn try_ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.url())?;
         let mut line = client.get_connection_with_timeout(Duration::from_secs(1))?;
         let mut command = redis::Cmd::new();
