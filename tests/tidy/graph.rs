@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gate-config", &[]),
     ("gate-api", &[]),
     ("ollama-sim", &[]),
-    ("gate-bench", &["gate-upstream", "gate-zone", "ollama-sim"]),
+    ("gate-bench", &["gate-upstream", "gate-limit", "gate-zone", "gate-api", "ollama-sim"]),
 ];
 
 /// The master forks: nothing that starts threads or holds a runtime may be linked into its part.
