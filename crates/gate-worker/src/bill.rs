@@ -160,7 +160,9 @@ async fn shared(
                         taken.push(passage);
                     }
                     Err(refused) => {
-                        taken.iter().for_each(|passage| cluster.settle(subject, Budget::REQUESTS, passage, 0));
+                        for passage in &taken {
+                            cluster.settle(subject, Budget::REQUESTS, passage, 0);
+                        }
                         return Err(refused.into());
                     }
                 }
