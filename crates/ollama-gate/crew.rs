@@ -108,6 +108,7 @@ fn worker(birth: Birth, first: &First) -> Result<u8, String> {
         bells: birth.bells,
         demo: birth.demo,
         listeners: birth.listeners.into_iter().map(listening).collect(),
+        cluster_password: birth.cluster_password.map(|secret| secret.reveal().to_owned()),
         journal,
         lifeline: birth.lifeline,
         words,

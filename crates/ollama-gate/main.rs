@@ -85,6 +85,9 @@ fn run(arguments: Vec<OsString>, mut estate: Estate) -> u8 {
 /// What a plan needs of this machine, as far as it can be seen without touching anything.
 fn check(plan: &Plan) -> Result<(), String> {
     gate_master::identity_exists(plan)?;
+    if let Some(url) = &plan.cluster_url {
+        gate_worker::judge_url(url.reveal()).map_err(|why| format!("cluster_url = {url}: {why}"))?;
+    }
     gate_master::check_secrets(plan)?;
     let log = match &plan.access_log {
         AccessLog::File(path) => Some(path),

@@ -15,8 +15,9 @@ use crate::{Fault, relative};
 const ARROWS: &[(&str, &[&str])] = &[
     ("ollama-gate", &["gate-master", "gate-worker", "gate-monitor", "gate-config", "ollama-sim"]),
     ("gate-master", &["gate-sys", "gate-zone", "gate-config"]),
-    ("gate-worker", &["gate-upstream", "gate-limit", "gate-zone", "gate-api", "gate-config"]),
+    ("gate-worker", &["gate-upstream", "gate-cluster", "gate-limit", "gate-zone", "gate-api", "gate-config"]),
     ("gate-monitor", &["gate-upstream", "gate-zone", "gate-api", "gate-config"]),
+    ("gate-cluster", &["gate-limit", "gate-zone"]),
     ("gate-limit", &["gate-zone"]),
     ("gate-upstream", &["gate-zone", "gate-api"]),
     ("gate-zone", &["gate-sys"]),
@@ -24,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gate-config", &[]),
     ("gate-api", &[]),
     ("ollama-sim", &[]),
-    ("gate-bench", &["gate-upstream", "gate-zone", "ollama-sim"]),
+    ("gate-bench", &["gate-upstream", "gate-limit", "gate-zone", "gate-api", "ollama-sim"]),
 ];
 
 /// The master forks: nothing that starts threads or holds a runtime may be linked into its part.

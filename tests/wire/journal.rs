@@ -39,7 +39,7 @@ fn every_request_has_one_line_with_what_became_of_it() {
         (generate("@500"), 500, "generate", Value::Null),
         (article("@500"), 502, "article_body", json!("backend")),
         (article("hi"), 429, "article_body", json!("client")),
-        (Request::new("POST", "/api/pull"), 403, "", json!("client")),
+        (Request::new("POST", "/api/pull"), 403, "pull", json!("client")),
         (Request::new("HEAD", "/"), 200, "root", Value::Null),
         (generate("@sim:cut:1 a b"), 200, "generate", json!("backend")),
     ];

@@ -137,7 +137,7 @@ fn a_slow_reader_gets_all_of_its_answer_while_the_gate_leaves() {
     let mut gate = gate_before(&backend.url(), &[]).start();
     let mut idle = Client::connect(gate.address());
     assert_eq!(idle.ask(&Request::get("/healthz")).unwrap().status, 200);
-    let mut slow = begin(gate.address(), &Request::get("/api/tags"));
+    let mut slow = begin(gate.address(), &generate_whole("slow"));
     backend.asked().answer("200 OK", "Content-Type: application/json\r\n", &"x".repeat(LENGTH));
     let (status, _) = slow.head().unwrap();
     gate.signal(Signal::SIGTERM);
@@ -251,7 +251,7 @@ fn an_answer_that_is_being_read_has_the_time_of_a_stream() {
     const LENGTH: usize = 24 << 20;
     let backend = Scripted::start();
     let mut gate = gate_before(&backend.url(), &["--graceful-timeout", "300ms"]).start();
-    let mut slow = begin(gate.address(), &Request::get("/api/tags"));
+    let mut slow = begin(gate.address(), &generate_whole("slow"));
     backend.asked().answer("200 OK", "Content-Type: application/json\r\n", &"x".repeat(LENGTH));
     assert_eq!(slow.head().unwrap().0, 200);
     let waiting = begin(gate.address(), &generate_whole("wait"));

@@ -43,7 +43,7 @@ impl Step {
             8 => Self::new(&chat(&prompt), "POST", 200, format!("\"{number} \"}},\"done\":false")),
             9 => Self::new(&bad(number), "POST", 400, "cannot unmarshal number"),
             10 => Self::new(&Request::get("/api/tags"), "GET", 200, MODEL),
-            _ => Self::new(&Request::get("/api/pull"), "GET", 403, "not open"),
+            _ => Self::new(&Request::get("/api/status"), "GET", 403, "not open"),
         }
     }
 

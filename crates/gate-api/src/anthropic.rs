@@ -67,12 +67,7 @@ pub(crate) fn messages(body: &[u8]) -> Result<Call, Rejection> {
     Ok(Call {
         stream: if found.flag("stream") == Some(true) { Stream::Yes } else { Stream::No },
         tokens_asked: tokens_said,
-        edits: Edits {
-            bound: Bound::Field(MAX_TOKENS),
-            tokens: Span::of(body, tokens),
-            tokens_said,
-            ..Edits::default()
-        },
+        edits: Edits { bound: Bound::MaxTokens, tokens: Span::of(body, tokens), ..Edits::default() },
         ..Call::of(model, Work::Infer, &mut heard)
     })
 }

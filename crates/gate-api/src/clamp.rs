@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::call::{Call, KeepAlive, Stream, Usage, Work, bad};
 use crate::native::options::{NUM_CTX, NUM_PREDICT};
-use crate::native::walk;
+use crate::native::{bound, walk};
 use crate::rejection::Rejection;
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ impl Span {
         Self { at: u32::try_from(at).unwrap_or(0), len: u32::try_from(value.len()).unwrap_or(0) }
     }
 
-    fn text(self, body: &[u8]) -> Option<&str> {
+    pub(crate) fn text(self, body: &[u8]) -> Option<&str> {
         let (at, len) = (self.at as usize, self.len as usize);
         std::str::from_utf8(body.get(at..at + len)?).ok().filter(|text| !text.is_empty())
     }
@@ -72,8 +72,10 @@ pub(crate) enum Bound {
     None,
     /// In the options, as `num_predict`.
     Option,
-    /// In the body, under this name.
-    Field(&'static str),
+    /// In the body, as `max_tokens`.
+    MaxTokens,
+    /// In the body, as `max_output_tokens`.
+    MaxOutputTokens,
 }
 
 /// Where a body may be changed.
@@ -82,8 +84,6 @@ pub(crate) struct Edits {
     pub(crate) bound: Bound,
     /// What is given as `bound`.
     pub(crate) tokens: Span,
-    /// The number that is given as `bound`, if it bounds anything.
-    pub(crate) tokens_said: Option<u64>,
     /// The object of options, or null.
     pub(crate) options: Span,
     pub(crate) num_ctx: Span,
@@ -154,16 +154,15 @@ impl Call {
         let Some(cap) = clamps.tokens.filter(|_| self.work == Work::Infer) else { return };
         // A bound of another name, which Ollama does not read, counts where there is no other.
         let target = cap.min(self.tokens_asked.unwrap_or(cap));
-        if self.edits.bound == Bound::None || self.edits.tokens_said == Some(target) {
+        if self.edits.bound == Bound::None || self.edits.tokens.text(body).and_then(bound) == Some(target) {
             return;
         }
-        let target_text = target.to_string();
         splices.push(match self.edits.bound {
-            _ if self.edits.tokens.len > 0 => Splice { at: self.edits.tokens, text: target_text },
-            Bound::Field(name) => inserted(body, Span::default(), &format!("\"{name}\":{target_text}")),
+            _ if self.edits.tokens.len > 0 => Splice { at: self.edits.tokens, text: target.to_string() },
+            Bound::MaxTokens => inserted(body, Span::default(), &format!("\"max_tokens\":{target}")),
+            Bound::MaxOutputTokens => inserted(body, Span::default(), &format!("\"max_output_tokens\":{target}")),
             Bound::Option | Bound::None => {
-                let member = format!("\"{NUM_PREDICT}\":{target_text}");
-                within(body, self.edits.options, "options", &member)
+                within(body, self.edits.options, "options", &format!("\"{NUM_PREDICT}\":{target}"))
             }
         });
         self.tokens_asked = Some(target);

@@ -80,9 +80,18 @@ const MESSAGES: Messages = Messages {
     message: Inside { path: "ChatRequest.messages", go: "api.Alias", fields: &MESSAGE },
     faults: AfterFault::Stop,
     hear: |message, heard| {
-        heard.message(message.raw("role"), message.raw("content"));
-        heard.written(message.raw("tool_calls"));
-        heard.images(message.raw("images"));
+        let (mut role, mut content) = (None, None);
+        for (name, value) in message.all() {
+            match name {
+                _ if value == "null" => {}
+                "role" => role = Some(value),
+                "content" => content = Some(value),
+                "tool_calls" => heard.written(Some(value)),
+                "images" => heard.images(value),
+                _ => {}
+            }
+        }
+        heard.message(role, content);
     },
 };
 
@@ -107,18 +116,13 @@ pub(crate) fn generate(body: &[u8]) -> Result<Call, Rejection> {
     read(&GENERATE, body, (&mut found, &mut heard), NO_BODY)?;
     check_top_logprobs(&found)?;
     let model = model(&found.text("model"), not_found)?;
-    let loading = judge(&found)?;
-    if found.flag("raw") == Some(true) && ["template", "system", "context"].iter().any(|name| found.is_given(name)) {
+    let given = Given::of(&found, &mut heard);
+    let loading = judge(&given)?;
+    if given.raw == Some("true") && ["template", "system", "context"].iter().any(|name| found.is_given(name)) {
         return Err(bad("raw mode does not support template, system, or context"));
     }
-    heard.prompt(found.raw("system"), found.raw("prompt"));
-    for also in ["suffix", "template"] {
-        heard.text(found.raw(also));
-    }
-    // A token of an earlier answer takes about as many bytes there as a token's text.
-    heard.written(found.raw("context"));
-    heard.images(found.raw("images"));
-    call(body, (&found, &loading), model, heard)
+    heard.prompt(given.system, given.prompt);
+    call(body, (&given, &loading), model, &mut heard)
 }
 
 /// Judges a body of `POST /api/chat`.
@@ -127,9 +131,62 @@ pub(crate) fn chat(body: &[u8]) -> Result<Call, Rejection> {
     read(&CHAT, body, (&mut found, &mut heard), NO_BODY)?;
     check_top_logprobs(&found)?;
     let model = model(&found.text("model"), required)?;
-    let loading = judge(&found)?;
-    heard.written(found.raw("tools"));
-    call(body, (&found, &loading), model, heard)
+    let given = Given::of(&found, &mut heard);
+    let loading = judge(&given)?;
+    call(body, (&given, &loading), model, &mut heard)
+}
+
+/// What both routes look at, found in one pass: most of it is mostly not there.
+#[derive(Default)]
+struct Given<'a> {
+    system: Option<&'a str>,
+    prompt: Option<&'a str>,
+    messages: Option<&'a str>,
+    stream: Option<&'a str>,
+    raw: Option<&'a str>,
+    format: Option<&'a str>,
+    keep_alive: Option<&'a str>,
+    /// May be null.
+    options: Option<&'a str>,
+    shift: Option<&'a str>,
+}
+
+impl<'a> Given<'a> {
+    /// All that `found` has; what only counts is heard.
+    fn of(found: &Found<'a>, heard: &mut Heard) -> Self {
+        let mut given = Self::default();
+        for (name, value) in found.all() {
+            let place = match name {
+                "system" => &mut given.system,
+                "prompt" => &mut given.prompt,
+                "messages" => &mut given.messages,
+                "stream" => &mut given.stream,
+                "raw" => &mut given.raw,
+                "format" => &mut given.format,
+                "keep_alive" => &mut given.keep_alive,
+                "options" => &mut given.options,
+                "shift" => &mut given.shift,
+                _ => {
+                    count(name, value, heard);
+                    continue;
+                }
+            };
+            if value != "null" || name == "options" {
+                *place = Some(value);
+            }
+        }
+        given
+    }
+}
+
+fn count(name: &str, value: &str, heard: &mut Heard) {
+    match name {
+        "suffix" | "template" => heard.text(Some(value)),
+        // A token of an earlier answer takes about as many bytes there as a token's text.
+        "context" | "tools" => heard.written((value != "null").then_some(value)),
+        "images" => heard.images(value),
+        _ => {}
+    }
 }
 
 /// Reads `body`, of which there is none if it is blank: `none` says so.
@@ -189,58 +246,52 @@ pub(crate) fn not_found(sent: &str) -> Rejection {
 }
 
 /// What both routes have in common and Ollama looks at only once it has the model.
-fn judge<'a>(found: &Found<'a>) -> Result<Loading<'a>, Rejection> {
-    let format = found.raw("format").unwrap_or("null");
+fn judge<'a>(given: &Given<'a>) -> Result<Loading<'a>, Rejection> {
+    let format = given.format.unwrap_or("null");
     if !matches!(format, "null" | r#""""# | r#""json""#) && !format.starts_with('{') {
         let format = text::quoted(format);
         return Err(bad(format!("invalid format: {format}; expected \"json\" or a valid JSON Schema object")));
     }
-    loading(found)
-}
-
-/// The options.
-fn loading<'a>(found: &Found<'a>) -> Result<Loading<'a>, Rejection> {
-    options::judge(found.raw("options").unwrap_or("null")).map_err(bad)
+    options::judge(given.options.unwrap_or("null")).map_err(bad)
 }
 
 fn call(
     body: &[u8],
-    (found, loading): (&Found<'_>, &Loading<'_>),
+    (given, loading): (&Given<'_>, &Loading<'_>),
     model: (String, Source),
-    mut heard: Heard,
+    heard: &mut Heard,
 ) -> Result<Call, Rejection> {
-    let keep_alive = keep_alive(found)?;
+    let keep_alive = keep_alive(given.keep_alive)?;
+    let is_given = |value: &str| value != r#""""# && walk::is_nonempty(value);
     let work = match keep_alive {
-        _ if found.is_given("prompt") || found.is_given("messages") => Work::Infer,
+        _ if given.prompt.is_some_and(is_given) || given.messages.is_some_and(is_given) => Work::Infer,
         Some(KeepAlive::For(span)) if span.is_zero() => Work::Unload,
         _ => Work::Load,
     };
-    let tokens_said = loading.num_predict.and_then(bound);
     Ok(Call {
-        stream: if found.flag("stream") == Some(false) { Stream::No } else { Stream::Yes },
+        stream: if given.stream == Some("false") { Stream::No } else { Stream::Yes },
         keep_alive,
-        load_options: loading.canonical(found.flag("shift")),
-        tokens_asked: tokens_said,
+        load_options: loading.canonical(given.shift.map(|shift| shift == "true")),
+        tokens_asked: loading.num_predict.and_then(bound),
         num_ctx: num_ctx(loading),
         edits: Edits {
             bound: Bound::Option,
             tokens: Span::of(body, loading.num_predict),
-            tokens_said,
-            ..edits(body, found, loading)
+            ..edits(body, loading, (given.options, given.keep_alive))
         },
-        ..Call::of(model, work, &mut heard)
+        ..Call::of(model, work, heard)
     })
 }
 
-fn keep_alive(found: &Found<'_>) -> Result<Option<KeepAlive>, Rejection> {
-    Ok(found.raw("keep_alive").map(duration::keep_alive).transpose().map_err(bad)?.flatten())
+fn keep_alive(given: Option<&str>) -> Result<Option<KeepAlive>, Rejection> {
+    Ok(given.map(duration::keep_alive).transpose().map_err(bad)?.flatten())
 }
 
-fn edits(body: &[u8], found: &Found<'_>, loading: &Loading<'_>) -> Edits {
+fn edits(body: &[u8], loading: &Loading<'_>, (options, keep_alive): (Option<&str>, Option<&str>)) -> Edits {
     Edits {
-        options: Span::of(body, found.given("options")),
+        options: Span::of(body, options),
         num_ctx: Span::of(body, loading.num_ctx()),
-        keep_alive: Span::of(body, found.raw("keep_alive")),
+        keep_alive: Span::of(body, keep_alive),
         ..Edits::default()
     }
 }

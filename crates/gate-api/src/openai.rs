@@ -152,15 +152,13 @@ fn generation(body: &[u8], found: &Found<'_>, call: Call) -> Call {
     let include_usage = walk::members(options.unwrap_or(""))
         .find(|(key, _)| text::is_same_field(&text::unescaped(key), INCLUDE_USAGE))
         .map(|(_, value)| value);
-    let tokens_said = tokens.and_then(bound);
     Call {
         stream: if found.flag("stream") == Some(true) { Stream::Yes } else { Stream::No },
-        tokens_asked: tokens_said,
+        tokens_asked: tokens.and_then(bound),
         usage: if include_usage == Some("true") { Usage::Asked } else { Usage::Unasked },
         edits: Edits {
-            bound: Bound::Field(MAX_TOKENS),
+            bound: Bound::MaxTokens,
             tokens: Span::of(body, tokens),
-            tokens_said,
             stream_options: Span::of(body, options),
             include_usage: Span::of(body, include_usage),
             ..Edits::default()

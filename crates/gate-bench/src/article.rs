@@ -1,4 +1,4 @@
-//! The article's request through every server: requests a second, processor time for each, latency, memory.
+//! One request, the article's mostly, through every server: requests a second, processor time for each, latency, memory.
 
 use crate::Bench;
 use crate::complaint::Complaint;
@@ -8,7 +8,7 @@ use crate::processes::{self, Cpu, Reading};
 use crate::stats::median;
 use crate::table::Table;
 use crate::upstream::{TEXT, Upstream};
-use crate::wrk::{BODY, Figures, PATH, Wrk};
+use crate::wrk::{Figures, Request, Wrk};
 
 /// How long each server is loaded before anything counts: connections, caches and branch predictors settle.
 const WARM_UP_SECONDS: u32 = 1;
@@ -55,26 +55,30 @@ impl Round {
     }
 }
 
-/// Starts all servers side by side and loads one after the other, in another order each round.
-pub(crate) fn measure(bench: &Bench<'_>, upstream: &Upstream) -> Result<Vec<Found>, Complaint> {
-    let wrk = Wrk::prepare(bench.tools, bench.folder.room("wrk")?)?;
-    let mut servers = Vec::new();
+/// Starts all servers side by side and loads one after the other, in another order each round; each with its request.
+pub(crate) fn measure(
+    bench: &Bench<'_>,
+    upstream: &Upstream,
+    request: impl Fn(Kind) -> Request,
+) -> Result<Vec<Found>, Complaint> {
+    let (mut servers, mut loads) = (Vec::new(), Vec::new());
     for kind in bench.peers.present() {
         let room = bench.folder.room(&format!("article-{kind}"))?;
         servers.push(bench.peers.start(kind, bench.tools, room, &upstream.ports)?);
+        loads.push(Wrk::prepare(bench.tools, bench.folder.room(&format!("wrk-{kind}"))?, request(kind))?);
     }
     let idle: Vec<Vec<(u32, Option<f64>)>> = servers.iter().map(memory).collect();
-    for server in &servers {
-        check(server)?;
+    for (server, wrk) in servers.iter().zip(&loads) {
+        check(server, &request(server.kind))?;
         wrk.run(server.port, WARM_UP_SECONDS, bench.options.connections)?;
     }
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); servers.len()];
     for round in 0..bench.options.rounds as usize {
         for turn in 0..servers.len() {
             let place = (round + turn) % servers.len();
-            let found = one_round(bench, &wrk, &servers[place], upstream)?;
+            let found = one_round(bench, &loads[place], &servers[place], upstream)?;
             eprintln!(
-                "article: round {} of {}: {} {:.0}/s, {:.1} us each, others {:.2} cores",
+                "requests: round {} of {}: {} {:.0}/s, {:.1} us each, others {:.2} cores",
                 round + 1,
                 bench.options.rounds,
                 servers[place].kind,
@@ -109,9 +113,9 @@ fn memory(server: &Running) -> Vec<(u32, Option<f64>)> {
 }
 
 /// The upstream's text has to come through, or the fastest server is the one that does nothing.
-fn check(server: &Running) -> Result<(), Complaint> {
+fn check(server: &Running, request: &Request) -> Result<(), Complaint> {
     let wrong = |said: String| Complaint::Answer { name: server.kind.name().to_owned(), said };
-    match probe::post(server.port, PATH, BODY) {
+    match probe::post(server.port, request.path, &request.body, request.key.as_deref()) {
         Ok(reply) if reply.status == 200 && reply.body.contains(TEXT) => Ok(()),
         Ok(reply) => Err(wrong(format!("{} {}", reply.status, reply.body))),
         Err(why) => Err(wrong(why.to_string())),

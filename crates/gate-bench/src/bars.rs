@@ -92,7 +92,7 @@ pub(crate) fn rounds_of(all: &[article::Found], kind: Kind) -> Option<&[article:
     all.iter().find(|found| found.kind == kind).map(|found| found.rounds.as_slice())
 }
 
-fn chunks_of(all: &[chunks::Found], kind: Kind) -> Option<&[chunks::Round]> {
+pub(crate) fn chunks_of(all: &[chunks::Found], kind: Kind) -> Option<&[chunks::Round]> {
     all.iter().find(|found| found.kind == Some(kind)).map(|found| found.rounds.as_slice())
 }
 

@@ -18,6 +18,7 @@ use crate::seats::Seat;
 use crate::started::Started;
 use crate::stats::median;
 use crate::table::Table;
+use line::Shape;
 use sink::Tally;
 
 /// Streams at once.
@@ -58,7 +59,7 @@ impl Round {
 }
 
 /// Starts source and servers, then sends waves of streams on each way, in another order each round.
-pub(crate) fn measure(bench: &Bench<'_>) -> Result<Vec<Found>, Complaint> {
+pub(crate) fn measure(bench: &Bench<'_>, shape: Shape) -> Result<Vec<Found>, Complaint> {
     let room = bench.folder.room("chunks")?;
     let (source, port) = start_source(bench, &room)?;
     let mut ways: Vec<(u16, Option<Running>)> = vec![(port, None)];
@@ -73,7 +74,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Vec<Found>, Complaint> {
         for turn in 0..ways.len() {
             let place = (round + turn) % ways.len();
             let (port, server) = &ways[place];
-            let measured = one_round(bench, &room, &source, (*port, server.as_ref()))?;
+            let measured = one_round(bench, &Ends { room: &room, source: &source, shape }, (*port, server.as_ref()))?;
             eprintln!(
                 "chunks: round {} of {}: {} {:.1} us each, others {:.2} cores",
                 round + 1,
@@ -101,16 +102,22 @@ fn ourselves() -> Result<std::path::PathBuf, Complaint> {
     std::env::current_exe().map_err(Complaint::io("looking for our own binary"))
 }
 
+/// Both ends of all ways.
+struct Ends<'a> {
+    room: &'a Path,
+    source: &'a Started,
+    shape: Shape,
+}
+
 fn one_round(
     bench: &Bench<'_>,
-    room: &Path,
-    source: &Started,
+    Ends { room, source, shape }: &Ends<'_>,
     (port, server): (u16, Option<&Running>),
 ) -> Result<Round, Complaint> {
     // The chunks of a stream take one second.
     let waves = bench.options.seconds;
     let mut command = bench.tools.seats.command(Seat::Load, ourselves()?);
-    command.args(["chunk-sink", &port.to_string(), &waves.to_string()]);
+    command.args(["chunk-sink", &port.to_string(), &waves.to_string(), shape.name()]);
     let readings = || (server.map(|server| Reading::of(server.started.pid())), Reading::of(source.pid()));
     let (before, busy_before) = (readings(), processes::machine_busy());
     let began = std::time::Instant::now();
@@ -136,9 +143,9 @@ fn name(kind: Option<Kind>) -> &'static str {
 }
 
 /// The figures of all ways; delays are beyond those of the direct way.
-pub(crate) fn table(all: &[Found]) -> Table {
+pub(crate) fn table(shape: Shape, all: &[Found]) -> Table {
     let mut table = Table::new(
-        format!("Streams: {STREAMS} at once, {CHUNKS} chunks each, {} ms apart", PACE.as_millis()),
+        format!("Streams of {}: {STREAMS} at once, {CHUNKS} chunks each, {} ms apart", shape.name(), PACE.as_millis()),
         &[
             "server",
             "CPU us/chunk",

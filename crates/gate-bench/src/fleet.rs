@@ -19,6 +19,7 @@ use std::path::Path;
 pub(crate) use options::Options;
 
 use crate::build;
+use crate::clients::unless_missing;
 use crate::complaint::Complaint;
 use crate::folder::Folder;
 use crate::processes;
@@ -64,17 +65,6 @@ fn measure(ground: &Ground<'_>, options: &Options, found: &mut bars::Found) -> R
         found.swaps = unless_missing(swaps::measure(ground, options.scale))?.unwrap_or_default();
     }
     Ok(())
-}
-
-/// A part whose peer is not installed is left out.
-fn unless_missing<T>(found: Result<T, Complaint>) -> Result<Option<T>, Complaint> {
-    match found {
-        Err(missing @ Complaint::NoProgram { .. }) => {
-            println!("- left out: {missing}");
-            Ok(None)
-        }
-        other => other.map(Some),
-    }
 }
 
 fn tell_setting(options: &Options) {

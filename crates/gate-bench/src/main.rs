@@ -9,11 +9,13 @@ mod backend;
 mod bars;
 mod build;
 mod chunks;
+mod clients;
 mod complaint;
 mod fleet;
 mod folder;
 mod interrupt;
 mod options;
+mod own_time;
 mod peer;
 mod probe;
 mod processes;
@@ -29,12 +31,14 @@ mod wrk;
 
 use std::process::ExitCode;
 
+use chunks::line::Shape;
 use complaint::Complaint;
 use folder::Folder;
 use options::{Command, Options, Part, USAGE};
 use peer::{Kind, Peers};
 use tools::Tools;
 use upstream::Upstream;
+use wrk::Request;
 
 /// Bad usage, as `sysexits.h` numbers it.
 const EX_USAGE: u8 = 64;
@@ -65,8 +69,12 @@ fn run(command: Command) -> Result<(), Complaint> {
             interrupt::watch()?;
             fleet::run(&options)?;
         }
+        Command::Clients(options) => {
+            interrupt::watch()?;
+            clients::run(&options)?;
+        }
         Command::ChunkSource { port } => chunks::source::serve(port)?,
-        Command::ChunkSink { port, waves } => println!("{}", chunks::sink::read_waves(port, waves)?),
+        Command::ChunkSink { port, waves, shape } => println!("{}", chunks::sink::read_waves(port, waves, shape)?),
     }
     Ok(())
 }
@@ -110,13 +118,13 @@ fn compare(options: &Options) -> Result<(), Complaint> {
         findings.start = Some(startup::measure(&bench, &upstream.ports)?);
     }
     if options.does(Part::Article) {
-        findings.article = article::measure(&bench, &upstream)?;
+        findings.article = article::measure(&bench, &upstream, |_| Request::of_article())?;
         println!("{}", article::table(&findings.article));
     }
     drop(upstream);
     if options.does(Part::Chunks) {
-        findings.chunks = chunks::measure(&bench)?;
-        println!("{}", chunks::table(&findings.chunks));
+        findings.chunks = chunks::measure(&bench, Shape::Lines)?;
+        println!("{}", chunks::table(Shape::Lines, &findings.chunks));
     }
     println!("{}", bars::table(&findings));
     Ok(())

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::chunks::line::Shape;
+use crate::clients;
 use crate::complaint::Complaint;
 use crate::fleet;
 use crate::peer::Kind;
@@ -15,6 +17,7 @@ Measures ollama-gate beside nginx and beside the FastAPI stack, on this machine.
 Usage: gate-bench compare|peers [OPTIONS]
        gate-bench supervise [OPTIONS]
        gate-bench fleet [OPTIONS]
+       gate-bench clients [OPTIONS]
 
   compare                 run everything, print Markdown tables and whether each bar is met
   peers                   say which servers could be compared, start none
@@ -22,6 +25,7 @@ Usage: gate-bench compare|peers [OPTIONS]
                           installed takes no part
   fleet                   what the gate must reach in front of several backends; nginx and wrk only where they are
                           compared with
+  clients                 what keys and dialects may cost; nginx and wrk only where they are compared with
 
   --rounds N              interleaved rounds of each part (5)
   --seconds N             length of a measurement (5)
@@ -46,6 +50,12 @@ Options of fleet:
   --only NAME,NAME        of lease, rate, fairness, kills, cancel, swaps (all)
   --gate FILE             the gate's binary (built by cargo build --release)
 
+Options of clients:
+  --rounds N              interleaved rounds beside nginx, and pairs of gates with and without keys (5)
+  --seconds N             length of each beside nginx (5)
+  --only NAME,NAME        of key, rate, chunks, keys (all)
+  --gate FILE             the gate's binary (built by cargo build --release)
+
 The FastAPI stack reads its backend from OLLAMA_HOST and its limit from PEER_LIMIT.
 ";
 
@@ -66,6 +76,7 @@ pub(crate) enum Command {
     Compare(Options),
     Supervise(supervise::Options),
     Fleet(fleet::Options),
+    Clients(clients::Options),
     /// The server of the stream part, in a process of its own.
     ChunkSource {
         port: u16,
@@ -74,6 +85,7 @@ pub(crate) enum Command {
     ChunkSink {
         port: u16,
         waves: u32,
+        shape: Shape,
     },
 }
 
@@ -154,14 +166,20 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
         Some("peers") => options(arguments, Command::Peers),
         Some("supervise") => Ok(supervise::options::parse(arguments)?.map_or(Command::Help, Command::Supervise)),
         Some("fleet") => Ok(fleet::options::parse(arguments)?.map_or(Command::Help, Command::Fleet)),
+        Some("clients") => Ok(clients::options::parse(arguments)?.map_or(Command::Help, Command::Clients)),
         Some("chunk-source") => Ok(Command::ChunkSource { port: number("port", arguments.next(), 1..=u16::MAX)? }),
         Some("chunk-sink") => Ok(Command::ChunkSink {
             port: number("port", arguments.next(), 1..=u16::MAX)?,
             waves: number("waves", arguments.next(), 1..=SECONDS_MAX)?,
+            shape: arguments
+                .next()
+                .as_deref()
+                .and_then(Shape::named)
+                .ok_or_else(|| usage("lines or events are wanted"))?,
         }),
         Some("--help" | "-h") => Ok(Command::Help),
         Some(other) => Err(usage(format!("{other} is no command"))),
-        None => Err(usage("compare, peers, supervise or fleet is wanted")),
+        None => Err(usage("compare, peers, supervise, fleet or clients is wanted")),
     }
 }
 
@@ -264,13 +282,13 @@ mod tests {
         assert_eq!(options.gate, Some(PathBuf::from("/bin/g")));
         assert!(matches!(read("supervise --only gate"), Ok(Command::Supervise(_))));
         assert_eq!(read("supervise --help"), Ok(Command::Help));
-        assert_eq!(read("chunk-sink 80 3"), Ok(Command::ChunkSink { port: 80, waves: 3 }));
+        assert_eq!(read("chunk-sink 80 3 events"), Ok(Command::ChunkSink { port: 80, waves: 3, shape: Shape::Events }));
     }
 
     #[test]
     fn bad_usage_is_named() {
         for (line, part) in [
-            ("", "compare, peers, supervise or fleet is wanted"),
+            ("", "compare, peers, supervise, fleet or clients is wanted"),
             ("run", "run is no command"),
             ("compare --speed", "--speed is no option"),
             ("compare --rounds", "--rounds needs a value"),
@@ -279,6 +297,8 @@ mod tests {
             ("compare --only haproxy", "no such server or part"),
             ("compare --gate=", "--gate needs a path"),
             ("chunk-source 65536", "from 1 to 65535"),
+            ("chunk-sink 80 3 words", "lines or events are wanted"),
+            ("clients --scale 2", "--scale is no option of clients"),
         ] {
             let said = read(line).unwrap_err();
             assert!(said.contains(part), "{line}: {said}");

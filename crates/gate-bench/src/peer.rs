@@ -71,6 +71,8 @@ pub(crate) struct Peers {
     gate: Result<PathBuf, String>,
     nginx: Result<PathBuf, String>,
     article: Result<App, String>,
+    /// What the gate is told beside what all are told.
+    gate_settings: Vec<String>,
 }
 
 /// The FastAPI stack: its application and the Python that has its packages.
@@ -89,7 +91,13 @@ impl Peers {
             nginx: asked(Kind::Nginx)
                 .and_then(|()| crate::tools::find("nginx").ok_or_else(|| "it is not installed".to_owned())),
             article: asked(Kind::Article).and_then(|()| App::find(options)),
+            gate_settings: Vec::new(),
         }
+    }
+
+    /// The same, with a gate that is told more.
+    pub(crate) fn with_gate_settings(self, gate_settings: Vec<String>) -> Self {
+        Self { gate_settings, ..self }
     }
 
     /// Where a server is, or why it is skipped.
@@ -118,7 +126,10 @@ impl Peers {
         let port = probe::free_port()?;
         let command = match kind {
             Kind::Gate => {
-                gate_command(self.gate.as_ref().map_err(|why| skipped(kind, why))?, tools, &room, (port, upstream))
+                let program = self.gate.as_ref().map_err(|why| skipped(kind, why))?;
+                let mut command = gate_command(program, tools, &room, (port, upstream));
+                command.args(&self.gate_settings);
+                command
             }
             Kind::Nginx => {
                 let file = room.join("nginx.conf");
@@ -282,6 +293,7 @@ http {{
     location = /healthz {{ return 200 'ok'; }}
     location /ollama_generate/ {{ proxy_pass http://ollama/api/generate; }}
     location /api/ {{ proxy_buffering off; proxy_read_timeout 600s; proxy_pass http://ollama; }}
+    location /v1/ {{ proxy_buffering off; proxy_read_timeout 600s; proxy_pass http://ollama; }}
   }}
 }}
 ",

@@ -34,19 +34,29 @@ pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>, Complaint> {
 
 /// Asks for a path.
 pub(crate) fn get(port: u16, path: &str) -> io::Result<Reply> {
-    ask(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"))
+    get_with(port, path, None)
+}
+
+/// Asks for a path with an API key.
+pub(crate) fn get_with(port: u16, path: &str, key: Option<&str>) -> io::Result<Reply> {
+    let key = field(key);
+    ask(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{key}Connection: close\r\n\r\n"))
 }
 
 /// Sends a JSON body.
-pub(crate) fn post(port: u16, path: &str, body: &str) -> io::Result<Reply> {
-    let length = body.len();
+pub(crate) fn post(port: u16, path: &str, body: &str, key: Option<&str>) -> io::Result<Reply> {
+    let (length, key) = (body.len(), field(key));
     ask(
         port,
         &format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{key}Connection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         ),
     )
+}
+
+fn field(key: Option<&str>) -> String {
+    key.map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"))
 }
 
 fn ask(port: u16, request: &str) -> io::Result<Reply> {
@@ -69,6 +79,12 @@ fn parse(answer: &str) -> Option<Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_a_field() {
+        assert_eq!(field(None), "");
+        assert_eq!(field(Some("og-1")), "Authorization: Bearer og-1\r\n");
+    }
 
     #[test]
     fn answers() {

@@ -125,6 +125,13 @@ pub(crate) fn machine() -> String {
     format!("{processors} x {model}, Linux {}", kernel.trim())
 }
 
+/// How busy the machine is: processes that want a processor, over one, five and fifteen minutes.
+pub(crate) fn load() -> String {
+    let said = read("/proc/loadavg").unwrap_or_default();
+    let averages: Vec<&str> = said.split_whitespace().take(3).collect();
+    format!("load {}", averages.join(" "))
+}
+
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }

@@ -9,15 +9,55 @@ use crate::processes::Cpu;
 use crate::seats::Seat;
 use crate::started::Started;
 use crate::tools::Tools;
+use crate::upstream::MODEL;
 
-/// What is sent: one valid request of the article.
-pub(crate) const BODY: &str = r#"{"prompt":"Why is the sky blue?","format":"text","options":{"temperature":0.2}}"#;
-/// Where it is sent.
-pub(crate) const PATH: &str = "/ollama_generate/";
+/// One valid request of the article.
+const ARTICLE: &str = r#"{"prompt":"Why is the sky blue?","format":"text","options":{"temperature":0.2}}"#;
 /// How much longer than asked wrk may run.
 const OVERTIME: Duration = Duration::from_secs(20);
 /// The word before the figures.
 const MARK: &str = "FIGURES ";
+
+/// What is sent, over and over.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) path: &'static str,
+    pub(crate) body: String,
+    /// The API key that comes with it.
+    pub(crate) key: Option<String>,
+}
+
+impl Request {
+    /// The article's.
+    pub(crate) fn of_article() -> Self {
+        Self { path: "/ollama_generate/", body: ARTICLE.to_owned(), key: None }
+    }
+
+    /// One to Ollama for a whole answer.
+    pub(crate) fn of_ollama(key: Option<String>) -> Self {
+        let body = format!(r#"{{"model":"{MODEL}","prompt":"Why is the sky blue?","stream":false}}"#);
+        Self { path: "/api/generate", body, key }
+    }
+
+    /// What wrk is told to send.
+    fn script(&self) -> String {
+        let Self { path: _, body, key } = self;
+        let key =
+            key.as_ref().map_or(String::new(), |key| format!("wrk.headers[\"Authorization\"] = \"Bearer {key}\"\n"));
+        format!(
+            r#"wrk.method = "POST"
+wrk.body = [[{body}]]
+wrk.headers["Content-Type"] = "application/json"
+{key}done = function(summary, latency, requests)
+  local broken = summary.errors
+  io.write(string.format("{MARK}%d %d %d %d %d %d\n", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99), broken.status,
+    broken.connect + broken.read + broken.write + broken.timeout))
+end
+"#
+        )
+    }
+}
 
 /// What one run of wrk found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,20 +77,21 @@ pub(crate) struct Figures {
 pub(crate) struct Wrk<'a> {
     tools: &'a Tools,
     room: PathBuf,
+    request: Request,
 }
 
 impl<'a> Wrk<'a> {
     /// Writes the script.
-    pub(crate) fn prepare(tools: &'a Tools, room: PathBuf) -> Result<Self, Complaint> {
-        folder::write(&script_in(&room), &script())?;
-        Ok(Self { tools, room })
+    pub(crate) fn prepare(tools: &'a Tools, room: PathBuf, request: Request) -> Result<Self, Complaint> {
+        folder::write(&script_in(&room), &request.script())?;
+        Ok(Self { tools, room, request })
     }
 
     /// Loads a server, and says what wrk itself used of the processor.
     pub(crate) fn run(&self, port: u16, seconds: u32, connections: u32) -> Result<(Figures, Cpu), Complaint> {
         let mut command = self.tools.seats.command(Seat::Load, &self.tools.wrk);
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"]).arg(script_in(&self.room));
-        command.arg(format!("http://127.0.0.1:{port}{PATH}"));
+        command.arg(format!("http://127.0.0.1:{port}{}", self.request.path));
         let wrk = Started::spawn("wrk", command, &self.room.join("output"))?;
         let (said, cpu) = wrk.finish(Duration::from_secs(seconds.into()) + OVERTIME)?;
         let figures = parse(&said).filter(|figures| figures.requests > 0);
@@ -60,21 +101,6 @@ impl<'a> Wrk<'a> {
 
 fn script_in(room: &Path) -> PathBuf {
     room.join("load.lua")
-}
-
-fn script() -> String {
-    format!(
-        r#"wrk.method = "POST"
-wrk.body = [[{BODY}]]
-wrk.headers["Content-Type"] = "application/json"
-done = function(summary, latency, requests)
-  local broken = summary.errors
-  io.write(string.format("{MARK}%d %d %d %d %d %d\n", summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99), broken.status,
-    broken.connect + broken.read + broken.write + broken.timeout))
-end
-"#
-    )
 }
 
 /// The line that our script wrote; times in it are microseconds.
@@ -109,8 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn the_script_sends_the_body_whole() {
-        assert!(script().contains(&format!("[[{BODY}]]")));
-        assert!(serde_json::from_str::<serde_json::Value>(BODY).is_ok());
+    fn the_script_sends_body_and_key() {
+        for (request, key) in [
+            (Request::of_article(), None),
+            (Request::of_ollama(None), None),
+            (Request::of_ollama(Some("og-1".to_owned())), Some("wrk.headers[\"Authorization\"] = \"Bearer og-1\"\n")),
+        ] {
+            let script = request.script();
+            assert!(script.contains(&format!("[[{}]]", request.body)), "{script}");
+            assert!(serde_json::from_str::<serde_json::Value>(&request.body).is_ok(), "{script}");
+            assert_eq!(script.contains("Authorization"), key.is_some(), "{script}");
+            assert!(key.is_none_or(|key| script.contains(key)), "{script}");
+        }
     }
 }

@@ -43,6 +43,27 @@ const NAME_BYTES_MAX: usize = 64;
 /// The alphabet of numbers and keys: Crockford's, which has no letter that is taken for a digit.
 const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+/// What stands in a table of digits for a byte that is none.
+const NO_DIGIT: u8 = u8::MAX;
+
+/// The digits of [`BASE32`] by their bytes.
+const BASE32_DIGITS: [u8; 256] = digits(BASE32, BASE32);
+
+/// Hexadecimal digits by their bytes.
+const HEX_DIGITS: [u8; 256] = digits(b"0123456789abcdef", b"0123456789ABCDEF");
+
+/// Two ways to write each digit, by their bytes: files have a hundred digits a line, and a hundred thousand lines.
+const fn digits(one: &[u8], other: &[u8]) -> [u8; 256] {
+    let mut digits = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < one.len() {
+        digits[one[digit] as usize] = digit as u8;
+        digits[other[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+}
+
 /// The keys of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyFile<'a> {
@@ -260,9 +281,13 @@ pub fn id_text(id: u64) -> String {
 
 /// The number that this text is.
 pub fn id_of(text: &str) -> Option<u64> {
-    let digit = |byte: u8| BASE32.iter().position(|known| *known == byte).map(|place| place as u64);
-    let add = |id: u64, byte: u8| Some(id << 5 | digit(byte)?);
-    (text.len() == ID_CHARS).then(|| text.bytes().try_fold(0, add)).flatten()
+    let (mut id, mut seen) = (0, 0);
+    for byte in text.bytes() {
+        let digit = BASE32_DIGITS[usize::from(byte)];
+        id = id << 5 | u64::from(digit & 31);
+        seen |= digit;
+    }
+    (text.len() == ID_CHARS && seen != NO_DIGIT).then_some(id)
 }
 
 /// Whether a client may be called so.
@@ -279,24 +304,47 @@ pub fn time_text(seconds: u32) -> String {
 
 /// The seconds of Unix of a time in the one form that lines have: `2026-11-23T22:00:00Z`.
 fn seconds(text: &str) -> Option<u32> {
-    let bytes = text.as_bytes();
-    let has = |place: usize, byte| bytes[place] == byte;
-    let is_formed = bytes.len() == 20 && has(10, b'T') && has(19, b'Z') && has(13, b':') && has(16, b':');
-    let time: Timestamp = is_formed.then(|| text.parse().ok()).flatten()?;
-    u32::try_from(time.as_second()).ok().filter(|seconds| *seconds > 0)
+    let [y1, y2, y3, y4, b'-', mo1, mo2, b'-', d1, d2, b'T', h1, h2, b':', mi1, mi2, b':', s1, s2, b'Z'] =
+        *text.as_bytes()
+    else {
+        return None;
+    };
+    let number = |digits: &[u8]| {
+        let add = |sum: i64, digit: &u8| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'));
+        digits.iter().try_fold(0, add)
+    };
+    let (year, month, day) = (number(&[y1, y2, y3, y4])?, number(&[mo1, mo2])?, number(&[d1, d2])?);
+    let (hour, minute, second) = (number(&[h1, h2])?, number(&[mi1, mi2])?, number(&[s1, s2])?);
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + i64::from(is_leap),
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        _ => return None,
+    };
+    let is_time = (1..=days).contains(&day) && hour < 24 && minute < 60 && second < 60;
+    // A year that begins in March has its leap day at its end.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - DAYS_TO_1970;
+    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+    u32::try_from(seconds).ok().filter(|seconds| is_time && *seconds > 0)
 }
 
+/// Days from the first of March of the year 0 to the first of January 1970.
+const DAYS_TO_1970: i64 = 719_468;
+
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if pairs.len() != N || !rest.is_empty() {
         return None;
     }
-    let mut bytes = [0; N];
+    let (mut bytes, mut seen) = ([0; N], 0);
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
+        let [high, low] = [*high, *low].map(|digit| HEX_DIGITS[usize::from(digit)]);
+        *byte = high << 4 | low & 15;
+        seen |= high | low;
     }
-    Some(bytes)
+    (seen != NO_DIGIT).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -365,6 +365,10 @@ fn check_together(settings: &Settings, complaints: &mut Vec<Complaint>) {
     let Ok(strategy) = choice(text("limit_strategy")) else { return };
     let lists = [("limit", limits(text("limit"))), ("api_limit", limits(text("api_limit")))];
     let lists = lists.map(|(key, list)| (key, list.unwrap_or_default()));
+    if strategy == Strategy::Gcra && !text("cluster_url").trim().is_empty() {
+        let remedy = "write fixed-window: several gates that share their counts count so".to_owned();
+        complaints.push(complaint(settings, "limit_strategy", remedy));
+    }
     if strategy == Strategy::Gcra {
         for (key, list) in &lists {
             complaints.extend(list.iter().find_map(rates::gcra).map(|remedy| complaint(settings, key, remedy)));

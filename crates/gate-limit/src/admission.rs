@@ -103,6 +103,11 @@ impl Admission {
         Ok(Permit::new(shown))
     }
 
+    /// The limits of a scope, in the order in which they are charged.
+    pub fn limits(&self, scope: Scope) -> impl Iterator<Item = &Arc<Limit>> {
+        self.rules(scope).iter().map(Rule::limit)
+    }
+
     fn rules(&self, scope: Scope) -> &[Rule] {
         match scope {
             Scope::ArticleBody => &self.article_body,
@@ -140,6 +145,13 @@ enum Rule {
 }
 
 impl Rule {
+    fn limit(&self) -> &Arc<Limit> {
+        match self {
+            Self::Fixed(counter) => counter.limit(),
+            Self::Gcra(limit, _) => limit,
+        }
+    }
+
     fn charge(&self, subject: &Subject, clock: &Clock) -> Result<Standing, Refused> {
         match self {
             Self::Fixed(counter) => counter.take(subject, 1, clock).map(|(standing, _final)| standing),

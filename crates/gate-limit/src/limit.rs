@@ -35,7 +35,7 @@ pub struct Standing {
 
 impl Standing {
     /// Takes the place of what is `shown` if its limit has a smaller unit.
-    pub(crate) fn show_in(self, shown: &mut Option<Self>) {
+    pub fn show_in(self, shown: &mut Option<Self>) {
         if shown.as_ref().is_none_or(|shown| self.limit.unit < shown.limit.unit) {
             *shown = Some(self);
         }

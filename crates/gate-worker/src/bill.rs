@@ -2,13 +2,15 @@
 //! in service, the tokens.
 //!
 //! Tokens are taken by an estimate, because afterwards is too late, and settled by what the backend says it did; where it
-//! does not say, by what was seen. A request that came to nothing costs none.
+//! does not say, by what was seen. A request that came to nothing costs none. Counts are this gate's own, or those of several
+//! where there is a store that they share.
 //!
 //! Invariant: what was reserved is settled once, when the request is over, whichever way it ends.
 
 use gate_api::Rejection;
 use gate_api::call::Call;
-use gate_limit::{Hold, Refused, Reservation, Scope, Standing};
+use gate_cluster::{Cluster, Passage};
+use gate_limit::{Budget, Hold, Refused, Reservation, Scope, Standing, Subject};
 use gate_zone::layout::row;
 
 use crate::gate::Gate;
@@ -21,9 +23,44 @@ const TOKENS_UNSAID: u64 = 512;
 pub(crate) struct Bill {
     /// Its place among its key's requests in service, given back by its drop.
     _hold: Option<Hold>,
-    reserved: Option<Reservation>,
+    tokens: Tokens,
     /// Tokens of the prompt, guessed.
     prompt: u64,
+}
+
+/// Tokens that are reserved.
+enum Tokens {
+    /// None are counted.
+    Uncounted,
+    /// In this gate's counts.
+    Here(Reservation),
+    /// In those of several gates.
+    Shared(Shared),
+}
+
+/// What was taken of counts that several gates share. Dropped unsettled, it gives all back.
+struct Shared {
+    cluster: Cluster,
+    subject: Subject,
+    passages: Vec<Passage>,
+}
+
+impl Shared {
+    fn settle(mut self, used: u64) {
+        self.conclude(used);
+    }
+
+    fn conclude(&mut self, used: u64) {
+        for passage in self.passages.drain(..) {
+            self.cluster.settle(&self.subject, Budget::TOKENS, &passage, used);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.conclude(0);
+    }
 }
 
 /// What was done for a request.
@@ -67,37 +104,102 @@ pub(crate) struct Cause<'a> {
 /// Charges a request that is valid, and says where its client stands now.
 ///
 /// # Errors
-/// Something of it is more than its holder has left; nothing but a count of requests stays charged.
-pub(crate) fn charge(gate: &Gate, holder: &Holder, cause: Cause<'_>) -> Result<(Bill, Option<Standing>), Unaffordable> {
-    let limited = |unaffordable: Unaffordable| {
-        gate.row.add_one(row::LIMITED);
-        unaffordable
+/// Something of it is more than its holder has left; nothing but counts of requests stays charged.
+pub(crate) async fn charge(
+    gate: &Gate,
+    holder: &Holder,
+    cause: Cause<'_>,
+) -> Result<(Bill, Option<Standing>), Unaffordable> {
+    let charged = match &gate.cluster {
+        None => here(gate, holder, cause),
+        // In a box: few gates share their counts.
+        Some(cluster) => Box::pin(shared(gate, cluster, holder, cause)).await,
     };
-    let hold = holder.hold(&gate.lodge.concurrency).map_err(|why| limited(why.into()))?;
-    let Cause { scope, call } = cause;
-    let permit = match holder.terms.requests {
-        Requests::Gate => gate.admission.admit(&holder.subject, scope),
-        Requests::Own => holder.terms.budget.admit(&holder.subject),
+    charged.inspect_err(|_| gate.row.add_one(row::LIMITED))
+}
+
+/// By this gate's own counts.
+fn here(gate: &Gate, holder: &Holder, cause: Cause<'_>) -> Result<(Bill, Option<Standing>), Unaffordable> {
+    let hold = holder.hold(&gate.lodge.concurrency)?;
+    let terms = &holder.terms;
+    let permit = match terms.requests {
+        Requests::Gate => gate.admission.admit(&holder.subject, cause.scope)?,
+        Requests::Own => terms.budget.admit(&holder.subject)?,
     };
-    let permit = permit.map_err(|refused| limited(refused.into()))?;
-    let mut bill = Bill { _hold: hold, reserved: None, prompt: 0 };
-    if let Some(call) = call.filter(|_| holder.terms.has_tokens) {
-        let estimate = call.estimate(TOKENS_UNSAID);
-        bill.prompt = estimate.saturating_sub(call.tokens_asked.unwrap_or(TOKENS_UNSAID));
-        let reserved = holder.terms.budget.reserve(&holder.subject, estimate);
-        bill.reserved = Some(reserved.map_err(|refused| limited(refused.into()))?);
+    let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0 };
+    if let Some((prompt, estimate)) = estimate(holder, cause) {
+        bill.prompt = prompt;
+        bill.tokens = Tokens::Here(terms.budget.reserve(&holder.subject, estimate)?);
     }
     Ok((bill, permit.standing().cloned()))
+}
+
+/// By the counts of all gates. As [`here`]: the gate's limits are charged in their order and nothing of them is given back, of
+/// a key's own all are charged or none.
+async fn shared(
+    gate: &Gate,
+    cluster: &Cluster,
+    holder: &Holder,
+    cause: Cause<'_>,
+) -> Result<(Bill, Option<Standing>), Unaffordable> {
+    let hold = holder.hold(&gate.lodge.concurrency)?;
+    let (terms, subject) = (&holder.terms, &holder.subject);
+    let mut standing = None;
+    match terms.requests {
+        Requests::Gate => {
+            for limit in gate.admission.limits(cause.scope) {
+                cluster.take(subject, cause.scope as u64, limit, 1).await?.standing.show_in(&mut standing);
+            }
+        }
+        Requests::Own => {
+            let mut taken: Vec<Passage> = Vec::new();
+            for limit in terms.budget.request_limits() {
+                match cluster.take(subject, Budget::REQUESTS, limit, 1).await {
+                    Ok(passage) => {
+                        passage.standing.clone().show_in(&mut standing);
+                        taken.push(passage);
+                    }
+                    Err(refused) => {
+                        for passage in &taken {
+                            cluster.settle(subject, Budget::REQUESTS, passage, 0);
+                        }
+                        return Err(refused.into());
+                    }
+                }
+            }
+        }
+    }
+    let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0 };
+    if let Some((prompt, estimate)) = estimate(holder, cause) {
+        bill.prompt = prompt;
+        let mut shared = Shared { cluster: cluster.clone(), subject: *subject, passages: Vec::new() };
+        for limit in terms.budget.token_limits() {
+            shared.passages.push(cluster.take(subject, Budget::TOKENS, limit, estimate).await?);
+        }
+        bill.tokens = Tokens::Shared(shared);
+    }
+    Ok((bill, standing))
+}
+
+/// Tokens of the prompt and of the whole, guessed; none where nobody counts them.
+fn estimate(holder: &Holder, cause: Cause<'_>) -> Option<(u64, u64)> {
+    let call = cause.call.filter(|_| holder.terms.has_tokens)?;
+    let estimate = call.estimate(TOKENS_UNSAID);
+    Some((estimate.saturating_sub(call.tokens_asked.unwrap_or(TOKENS_UNSAID)), estimate))
 }
 
 impl Bill {
     /// Settles it by what was done.
     pub(crate) fn settle(self, done: Done) {
-        let Some(reserved) = self.reserved else { return };
-        reserved.settle(match done {
+        let used = match done {
             Done::Nothing => 0,
             Done::Seen { tokens } => self.prompt + tokens,
             Done::Told { prompt, tokens } => prompt.unwrap_or(self.prompt) + tokens,
-        });
+        };
+        match self.tokens {
+            Tokens::Uncounted => {}
+            Tokens::Here(reservation) => reservation.settle(used),
+            Tokens::Shared(shared) => shared.settle(used),
+        }
     }
 }

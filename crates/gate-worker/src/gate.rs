@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gate_api::native;
 use gate_api::origin::Origins;
+use gate_cluster::{Cluster, ClusterError};
 use gate_config::{Plan, Rate, Strategy, Target, TrustedProxies, Upstream};
 use gate_limit::{Admission, Clock, Flood, Limit, LimitError, Tables, Trust};
 use gate_upstream::{Fleet, NewestModel, Reach, Rules, Spec, Timeouts};
@@ -32,6 +33,8 @@ pub(crate) struct Gate {
     pub(crate) admission: Admission,
     /// Whose requests they are, where there are keys.
     pub(crate) lodge: Lodge,
+    /// The store in which several gates count, where there is one.
+    pub(crate) cluster: Option<Cluster>,
     /// Pages that may ask.
     pub(crate) origins: Origins,
     pub(crate) flood: Option<Flood>,
@@ -80,6 +83,19 @@ pub(crate) fn process(row: &OwnRow, index: usize) -> Holder {
 /// Who is let in, and for what.
 pub(crate) fn lodge(plan: &Plan, zone: Zone, process: Holder) -> Result<Lodge, LimitError> {
     Lodge::new(if plan.keys.is_some() { Keys::Asked } else { Keys::Unasked }, zone, process)
+}
+
+/// The store in which several gates count; `password` is its own, where that stands in a file.
+pub(crate) fn cluster(plan: &Plan, zone: Zone, password: Option<String>) -> Result<Option<Cluster>, ClusterError> {
+    let Some(url) = &plan.cluster_url else { return Ok(None) };
+    let terms = gate_cluster::Terms {
+        url: url.reveal().to_owned(),
+        password,
+        share: plan.cluster_share.fraction(),
+        timeout: plan.cluster_timeout,
+        prefix: plan.cluster_prefix.clone(),
+    };
+    Cluster::new(zone, terms).map(Some)
 }
 
 /// The backends of a plan, or the demo in their place, as this worker reaches them.

@@ -35,6 +35,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use gate_cluster::Cluster;
+pub use gate_cluster::judge_url;
 use gate_config::Plan;
 pub use gate_limit::keys;
 use gate_upstream::Fleet;
@@ -74,6 +76,8 @@ pub struct Post {
     pub demo: Option<SocketAddr>,
     /// The sockets it accepts from, non-blocking.
     pub listeners: Vec<Listening>,
+    /// The password of the store in which several gates count, where it does not stand in its URL.
+    pub cluster_password: Option<String>,
     /// The access log, already open.
     pub journal: Option<AccessFile>,
     /// Reads end-of-file when the master is gone.
@@ -107,14 +111,19 @@ pub fn run(post: Post) -> Result<u8, String> {
 }
 
 async fn serve(post: Post) -> Result<u8, String> {
-    let Post { plan, place, zone, row, row_index, bells, demo, listeners, journal, lifeline, words } = post;
+    let Post { plan, place, zone, row, row_index, bells, demo, listeners, cluster_password, journal, lifeline, words } =
+        post;
     let text = |error: io::Error| error.to_string();
     let mut orders = Orders::listen(lifeline).map_err(text)?;
     let row = Rc::new(row);
     let ear = bells.ear(row_index).transpose().map_err(text)?;
     let process = gate::process(&row, row_index);
     let fleet = Rc::new(gate::fleet(&plan, demo, (zone, Rc::clone(&row), process), bells));
-    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row), process), fleet, journal)?);
+    let cluster = gate::cluster(&plan, zone, cluster_password).map_err(|error| format!("cluster_url: {error}"))?;
+    let gate = Rc::new(build(plan, (place, zone, Rc::clone(&row), process), (fleet, cluster), journal)?);
+    if let Some(cluster) = gate.cluster.clone() {
+        tokio::task::spawn_local(async move { cluster.connect().await });
+    }
     let sources: Vec<Source> = listeners.into_iter().map(source).collect::<io::Result<_>>().map_err(text)?;
     row.beat(clock::monotonic_ms());
     row.enter(Stage::Ready);
@@ -146,7 +155,7 @@ fn source(listening: Listening) -> io::Result<Source> {
 fn build(
     plan: Rc<Plan>,
     (place, zone, row, process): (Place, Zone, Rc<OwnRow>, Process),
-    fleet: Rc<Fleet>,
+    (fleet, cluster): (Rc<Fleet>, Option<Cluster>),
     journal: Option<AccessFile>,
 ) -> Result<Gate, String> {
     let patience = Patience { head: plan.head_timeout, keep_alive: plan.keep_alive, write: plan.write_timeout };
@@ -159,6 +168,7 @@ fn build(
         trust: gate::trust(&plan),
         admission: gate::admission(&plan, zone).map_err(|error| error.to_string())?,
         lodge: gate::lodge(&plan, zone, process).map_err(|error| error.to_string())?,
+        cluster,
         origins: gate_api::origin::Origins::new(&plan.origins),
         flood: gate::flood(&plan, zone).map_err(|error| error.to_string())?,
         fleet,

@@ -148,6 +148,15 @@ impl Pause {
     }
 }
 
+/// Whose doing it is that a stream ends early.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// Its backend's, for which that counts as a failure.
+    Backend,
+    /// Its time is over, or the worker's.
+    Nobody,
+}
+
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
@@ -162,13 +171,13 @@ impl Relay {
         loop {
             let Some((upstream, _)) = &mut self.upstream else { return Poll::Ready(None) };
             if self.gate.ground.drain.cut() == Cut::All {
-                return self.cut(&Rejection::Draining);
+                return self.stops(&Rejection::Draining, Blame::Nobody);
             }
             if let Some(end) = &mut self.end
                 && end.as_mut().poll(cx).is_ready()
             {
                 let after = self.gate.plan.request_timeout.unwrap_or_default();
-                return self.cut(&Rejection::BackendTimeout { phase: Phase::Whole, after });
+                return self.stops(&Rejection::BackendTimeout { phase: Phase::Whole, after }, Blame::Nobody);
             }
             match upstream.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
@@ -229,15 +238,17 @@ impl Relay {
 
     /// Ends the stream because of its backend.
     fn breaks(&mut self, why: &Rejection) -> Polled {
-        if let Some((_, Some(lease))) = &self.upstream {
-            lease.broke();
-        }
-        self.cut(why)
+        self.stops(why, Blame::Backend)
     }
 
-    /// Ends the stream here and tells the client why.
-    fn cut(&mut self, why: &Rejection) -> Polled {
-        self.upstream = None;
+    /// Ends the stream here and tells the client why; but where its last frame has come already, nothing is missing.
+    fn stops(&mut self, why: &Rejection, blame: Blame) -> Polled {
+        if !matches!(self.frames.finish(), End::Cut { .. }) {
+            return self.ended();
+        }
+        if let Some((_, Some(lease))) = self.upstream.take().filter(|_| blame == Blame::Backend) {
+            lease.broke();
+        }
         self.tell(why)
     }
 

@@ -160,6 +160,33 @@ async fn in_time<T>(
     .await
 }
 
+/// Who got in, and for what.
+enum Admitted {
+    Caller(Route, Caller),
+    /// A browser's question before the request itself.
+    Answered(Answering),
+}
+
+/// The stages before the body.
+fn admit(gate: &Gate, line: &Line, head: &Parts, ledger: &mut Ledger) -> Result<Admitted, Refusal> {
+    let origin = identify(gate, line, head);
+    ledger.identify(&origin.text, &origin.trace.id);
+    let routed = screen(line, head);
+    let dialect = routed.as_ref().map_or_else(|refusal| refusal.dialect, Route::dialect);
+    let refused = |rejection| Refusal::new(dialect, rejection);
+    guard(gate, &origin.client, &routed)?;
+    if let Some(preflight) = cors::preflight(gate, head, dialect) {
+        return preflight.map(Admitted::Answered).map_err(refused);
+    }
+    let route = routed?;
+    ledger.route(&route);
+    cors::judge(gate, head, dialect).map_err(refused)?;
+    let holder = gate.lodge.holder(&head.headers, &origin.client, &route).map_err(refused)?;
+    ledger.holder(&holder);
+    holder.may_use(&route).map_err(refused)?;
+    Ok(Admitted::Caller(route, Caller { origin, holder }))
+}
+
 /// The stages in their order.
 async fn answer(
     gate: &Rc<Gate>,
@@ -167,22 +194,12 @@ async fn answer(
     (head, body): (&Parts, &mut Option<Incoming>),
     ledger: &mut Ledger,
 ) -> Result<Answering, Refusal> {
-    let origin = identify(gate, line, head);
-    ledger.identify(&origin.text, &origin.trace.id);
-    let routed = screen(line, head);
-    guard(gate, &origin.client, &routed)?;
-    if let Some(preflight) = cors::preflight(gate, head, routed_dialect(&routed)) {
-        return preflight.map_err(|rejection| Refusal::new(routed_dialect(&routed), rejection));
-    }
-    let route = routed?;
-    ledger.route(&route);
+    let (route, caller) = match admit(gate, line, head, ledger)? {
+        Admitted::Caller(route, caller) => (route, caller),
+        Admitted::Answered(answering) => return Ok(answering),
+    };
     let dialect = route.dialect();
     let refused = |rejection| Refusal::new(dialect, rejection);
-    cors::judge(gate, head, dialect).map_err(refused)?;
-    let holder = gate.lodge.holder(&head.headers, &origin.client, &route).map_err(refused)?;
-    ledger.holder(&holder);
-    holder.may_use(&route).map_err(refused)?;
-    let caller = Caller { origin, holder };
     match route {
         Route::ArticleBody => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
@@ -202,7 +219,7 @@ async fn answer(
             exchange::about(gate, &caller, (&route, &call, bytes), ledger).await.map_err(refused)
         }
         Route::Blob { .. } => {
-            let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger)?;
+            let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger).await?;
             let upload = Upload { gate, line, head, body };
             let answering = manage::blob(&caller, &route, upload, ledger).await.map_err(refused)?;
             Ok(told(gate, standing.as_ref(), answering))
@@ -210,7 +227,7 @@ async fn answer(
         Route::Pull | Route::Push | Route::Create | Route::Copy | Route::Delete => {
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let call = judge(&caller, &route, &bytes).map_err(refused)?;
-            let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger)?;
+            let standing = charge(gate, &caller, (Scope::Api, dialect, None), ledger).await?;
             let answering =
                 manage::work(gate, &caller, (&route, &call, bytes), (head, ledger)).await.map_err(refused)?;
             Ok(told(gate, standing.as_ref(), answering))
@@ -227,17 +244,10 @@ async fn answer(
             let bytes = read_body(gate, line, head, body).await.map_err(refused)?;
             let mut call = judge(&caller, &route, &bytes).map_err(refused)?;
             let bytes = clamp(&caller, &mut call, bytes).map_err(refused)?;
-            let standing = charge(gate, &caller, (Scope::Api, dialect, Some(&call)), ledger)?;
+            let standing = charge(gate, &caller, (Scope::Api, dialect, Some(&call)), ledger).await?;
             let answering = exchange::infer(gate, &caller, (&route, &call, bytes), ledger).await.map_err(refused)?;
             Ok(told(gate, standing.as_ref(), answering))
         }
-    }
-}
-
-fn routed_dialect(routed: &Result<Route, Refusal>) -> Dialect {
-    match routed {
-        Ok(route) => route.dialect(),
-        Err(refusal) => refusal.dialect,
     }
 }
 
@@ -334,13 +344,13 @@ fn clamp(caller: &Caller, call: &mut Call, body: Bytes) -> Result<Bytes, Rejecti
 }
 
 /// Charges a request that is valid; where its client stands then.
-fn charge(
+async fn charge(
     gate: &Gate,
     caller: &Caller,
     (scope, dialect, call): (Scope, Dialect, Option<&Call>),
     ledger: &mut Ledger,
 ) -> Result<Option<Standing>, Refusal> {
-    let charged = bill::charge(gate, &caller.holder, Cause { scope, call });
+    let charged = bill::charge(gate, &caller.holder, Cause { scope, call }).await;
     let (bill, standing) =
         charged.map_err(|Unaffordable { rejection, standing }| Refusal { dialect, rejection, standing })?;
     ledger.charge(bill);
@@ -357,7 +367,7 @@ async fn article(
     let refused = |rejection| Refusal::new(Dialect::Article, rejection);
     // As in the replaced stack, where the limit comes before everything; what a key may ask for depends on the model.
     let counted = match caller.holder.name {
-        None => Some(charge(gate, caller, (scope, Dialect::Article, None), ledger)?),
+        None => Some(charge(gate, caller, (scope, Dialect::Article, None), ledger).await?),
         Some(_) => None,
     };
     let model = match &gate.model {
@@ -372,7 +382,7 @@ async fn article(
     } else {
         let judged = call.insert(judge(caller, &Route::Generate, &body).map_err(refused)?);
         body = clamp(caller, judged, body).map_err(refused)?;
-        charge(gate, caller, (scope, Dialect::Article, call.as_ref()), ledger)?
+        charge(gate, caller, (scope, Dialect::Article, call.as_ref()), ledger).await?
     };
     let options = call.as_ref().map_or("", |call| call.load_options.as_str());
     let want = exchange::want(gate, caller, &model, (options, 0));

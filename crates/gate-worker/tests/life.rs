@@ -48,6 +48,7 @@ impl Scene {
             let place = Place { role: Role::Worker, slot: 0 };
             let index = zone.scoreboard().set_aside(1).unwrap();
             gate_worker::run(Post {
+                cluster_password: None,
                 journal: gate_worker::open_journal(&plan, zone)?,
                 plan: Rc::new(plan),
                 place,

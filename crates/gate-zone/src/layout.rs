@@ -41,6 +41,10 @@ pub mod header {
     /// One more than the highest backend's cell ever taken, so that readers need not touch all. By compare-and-swap, and only
     /// grows.
     pub const CELLS_USED: usize = 11;
+    /// Whether the store of shared limits is asked: see [`crate::store`]. By compare-and-swap.
+    pub const STORE_BREAKER: usize = 14;
+    /// Whether there is a store, and since when it is away: see [`crate::store`]. By compare-and-swap.
+    pub const STORE_SINCE: usize = 15;
     /// Window lengths in nanoseconds of the limiter's fixed-window regions; 0 is an unused region.
     /// Written by the master before any worker that uses it is forked.
     pub const WINDOWS: usize = 16;

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod limiter;
 pub mod probe;
 pub mod scoreboard;
+pub mod store;
 pub mod word;
 
 use std::io;
@@ -34,6 +35,7 @@ use crate::layout::{OVERFLOW_CELLS, SCOREBOARD, header};
 use crate::limiter::fixed::{self, Window};
 pub use crate::probe::Probe;
 pub use crate::scoreboard::{InService, OwnRow, Place, Role, Row, Scoreboard, Stage};
+pub use crate::store::Store;
 
 /// The shared memory of one gate. Copies of this handle name the same memory, in every process forked from the
 /// master that made it.
@@ -156,6 +158,11 @@ impl Zone {
     pub fn scoreboard(self) -> Scoreboard {
         let end = SCOREBOARD + layout::ROWS * layout::row::WORDS;
         Scoreboard { words: &self.words[SCOREBOARD..end], used: &self.words[header::ROWS_USED] }
+    }
+
+    /// How the store of shared limits is.
+    pub fn limit_store(self) -> Store<AtomicU64> {
+        Store { breaker: &self.words[header::STORE_BREAKER], since: &self.words[header::STORE_SINCE] }
     }
 
     /// The generation that serves.

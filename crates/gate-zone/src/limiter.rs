@@ -1,4 +1,5 @@
-//! Counting over shared words: fixed windows ([`fixed`]) and GCRA ([`gcra`]).
+//! Counting over shared words: fixed windows ([`fixed`]), GCRA ([`gcra`]), and what a gate holds of a count that several
+//! hosts share ([`pool`]).
 //!
 //! It decides for a hashed key; who the client is, which limits apply and how keys are hashed is not known here, nor is
 //! the clock, which comes in as a closure that tells nanoseconds since the zone's epoch.
@@ -17,6 +18,7 @@
 
 pub mod fixed;
 pub mod gcra;
+pub mod pool;
 #[cfg(test)]
 mod tests;
 

@@ -60,7 +60,7 @@ fn compare(route: &str, body: &str, go: &Value) -> Result<(), String> {
         (Ok(call), None) => {
             let stream = go["stream"].as_bool().is_none_or(|stream| stream == (call.stream == Stream::Yes));
             let tokens = go["tokens"].as_u64().filter(|&count| count > 0);
-            let same_tokens = call.edits.tokens_said == tokens;
+            let same_tokens = call.edits.tokens.text(body.as_bytes()).and_then(crate::native::bound) == tokens;
             let messages = go["messages"].as_u64().is_none_or(|count| count == u64::from(call.messages));
             let model = go["model"].as_str().unwrap_or("");
             if call.model == model.trim() && stream && same_tokens && messages { Ok(()) } else { shown(call) }
@@ -235,6 +235,35 @@ fn models_beside_the_first() {
         assert_eq!(refusal(route, body).0, 400, "{route}");
     }
     assert_eq!(call("delete", r#"{"model":"m:local"}"#).model, "m");
+}
+
+/// The last would win in Ollama, where policy may have seen the first.
+#[test]
+fn a_second_name_is_refused_everywhere() {
+    for (name, key) in [
+        ("embed", "model"),
+        ("embeddings", "model"),
+        ("show", "model"),
+        ("show", "name"),
+        ("pull", "name"),
+        ("push", "model"),
+        ("create", "from"),
+        ("create", "remote_host"),
+        ("copy", "source"),
+        ("copy", "destination"),
+        ("delete", "name"),
+        ("chat_completions", "model"),
+        ("completions", "model"),
+        ("v1_embeddings", "model"),
+        ("responses", "model"),
+        ("messages", "model"),
+    ] {
+        for second in [key.to_owned(), key.to_uppercase(), format!("\\u{:04x}{}", key.as_bytes()[0], &key[1..])] {
+            let body = format!(r#"{{"{key}":"a","{second}":"b"}}"#);
+            let expected = (400, format!("ambiguous body: \"{key}\" is given more than once"));
+            assert_eq!(refusal(name, &body), expected, "{name} {body}");
+        }
+    }
 }
 
 #[test]

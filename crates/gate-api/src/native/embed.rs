@@ -3,7 +3,7 @@
 use super::fields::{Field, Found, Request, Shape};
 use super::heard::Heard;
 use super::{
-    DEBUG_RENDER, NO_BODY, edits, fields, keep_alive, loading, model, not_found, num_ctx, read, required, walk,
+    DEBUG_RENDER, NO_BODY, edits, fields, keep_alive, model, not_found, num_ctx, options, read, required, walk,
 };
 use crate::call::{Call, Work, bad};
 use crate::native::Source;
@@ -69,13 +69,13 @@ fn call(
     model: (String, Source),
     (mut heard, is_given): (Heard, bool),
 ) -> Result<Call, Rejection> {
-    let loading = loading(found)?;
+    let loading = options::judge(found.raw("options").unwrap_or("null")).map_err(bad)?;
     Ok(Call {
-        keep_alive: keep_alive(found)?,
+        keep_alive: keep_alive(found.raw("keep_alive"))?,
         load_options: loading.canonical(None),
         tokens_asked: Some(0),
         num_ctx: num_ctx(&loading),
-        edits: edits(body, found, &loading),
+        edits: edits(body, &loading, (found.given("options"), found.raw("keep_alive"))),
         ..Call::of(model, if is_given { Work::Infer } else { Work::Load }, &mut heard)
     })
 }

@@ -54,8 +54,8 @@ impl Heard {
     }
 
     /// A list of pictures.
-    pub(crate) fn images(&mut self, raw: Option<&str>) {
-        let count = walk::items(raw.unwrap_or("")).count();
+    pub(crate) fn images(&mut self, raw: &str) {
+        let count = walk::items(raw).count();
         self.images = self.images.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 

@@ -117,12 +117,13 @@ pub(super) fn judge(options: &str) -> Result<Loading<'_>, String> {
     let mut values = [None; LOADING];
     let mut num_predict = None;
     for (key, value) in walk::members(options) {
-        let key = text::unescaped(key);
-        let Some(at) = KNOWN.iter().position(|(name, _)| *name == key) else { continue };
-        if std::mem::replace(&mut seen[at], true) {
-            return Err(format!("option \"{key}\" is given more than once"));
-        }
+        let known = |key: &str| KNOWN.iter().position(|(name, _)| *name == key);
+        // Few are spelled with escapes.
+        let Some(at) = known(key).or_else(|| known(&text::unescaped(key))) else { continue };
         let (name, kind) = KNOWN[at];
+        if std::mem::replace(&mut seen[at], true) {
+            return Err(format!("option \"{name}\" is given more than once"));
+        }
         if let Some(wanted) = mismatch(kind, value) {
             return Err(format!("option \"{name}\" must be of {wanted}"));
         }

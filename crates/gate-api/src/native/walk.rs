@@ -18,7 +18,7 @@ impl<'a> Iterator for Members<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let key = self.0.next()?;
-        self.0.rest = self.0.rest.trim_start_matches(BLANKS).strip_prefix(':')?;
+        self.0.rest = past_blanks(self.0.rest).strip_prefix(':')?;
         let value = self.0.next()?;
         Some((key.get(1..key.len().checked_sub(1)?)?, value))
     }
@@ -43,8 +43,8 @@ impl<'a> Iterator for Items<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        let rest = self.rest.trim_start_matches(BLANKS);
-        let rest = rest.strip_prefix(',').map_or(rest, |rest| rest.trim_start_matches(BLANKS));
+        let rest = past_blanks(self.rest);
+        let rest = rest.strip_prefix(',').map_or(rest, past_blanks);
         // Empty at the closing bracket.
         let (value, rest) = rest.split_at_checked(value_len(rest.as_bytes()))?;
         self.rest = rest;
@@ -52,7 +52,15 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+/// `text` behind the blanks that JSON allows; mostly there are none.
+fn past_blanks(text: &str) -> &str {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    match text.as_bytes().iter().position(|byte| !is_blank(byte)) {
+        Some(0) => text,
+        Some(blanks) => &text[blanks..],
+        None => "",
+    }
+}
 
 /// Bytes of the value that `text` begins with; 0 where none begins.
 fn value_len(text: &[u8]) -> usize {

@@ -43,17 +43,11 @@ pub(crate) fn responses(body: &[u8]) -> Result<Call, Rejection> {
     heard.written(found.raw("tools"));
     let model = native::model(&found.text("model"), native::required)?;
     let tokens = found.given(MAX_TOKENS);
-    let tokens_said = tokens.and_then(bound);
     let work = if heard.messages > 0 || instructions.is_some() { Work::Infer } else { Work::Load };
     Ok(Call {
         stream: if found.flag("stream") == Some(true) { Stream::Yes } else { Stream::No },
-        tokens_asked: tokens_said,
-        edits: Edits {
-            bound: Bound::Field(MAX_TOKENS),
-            tokens: Span::of(body, tokens),
-            tokens_said,
-            ..Edits::default()
-        },
+        tokens_asked: tokens.and_then(bound),
+        edits: Edits { bound: Bound::MaxOutputTokens, tokens: Span::of(body, tokens), ..Edits::default() },
         ..Call::of(model, work, &mut heard)
     })
 }

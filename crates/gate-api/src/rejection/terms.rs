@@ -85,9 +85,7 @@ impl Rejection {
                 let (what, key) = late(*phase);
                 row(504, Backend, format!("{what} within {} ({key})", seconds(*after)))
             }
-            Self::BackendBroken { what, cause } => {
-                row(502, Backend, broken(*what)).logged(format!("{}: {cause}", broken(*what)))
-            }
+            Self::BackendBroken { what, cause } => unusable(*what, cause),
             Self::BackendStatus { status, text, retry_after } => backend_status(*status, text, retry_after.as_deref()),
             Self::Draining => row(503, Gate, "this server is being replaced, try again").after(DRAIN_RETRY).closing(),
             Self::Internal => row(500, Gate, "Internal Server Error").logged("a bug in the gate"),
@@ -128,6 +126,10 @@ impl<'a> Terms<'a> {
         self.close = Connection::Close;
         self
     }
+}
+
+fn unusable(what: Breakage, cause: &str) -> Terms<'static> {
+    row(502, Fault::Backend, broken(what)).logged(format!("{}: {cause}", broken(what)))
 }
 
 /// A missing model stays a 404; overload (429 or 503) is a 503; every other answer of the backend's is a 502.

@@ -10,11 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::line::{self, Place};
+use super::line::{self, Place, Shape};
 use super::{CHUNKS, PACE, STREAMS};
 use crate::complaint::Complaint;
 use crate::stats::quantile;
-use crate::upstream::MODEL;
 
 /// How long one stream may take: its second, and what a slow machine adds.
 const STREAM_MAX: Duration = Duration::from_secs(20);
@@ -69,13 +68,13 @@ impl fmt::Display for Tally {
 }
 
 /// Runs waves of streams one after the other.
-pub(crate) fn read_waves(port: u16, waves: u32) -> Result<Tally, Complaint> {
+pub(crate) fn read_waves(port: u16, waves: u32, shape: Shape) -> Result<Tally, Complaint> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Complaint::io("starting the chunk sink"))?;
     let mut tally = Tally::default();
     let mut delays_us = Vec::new();
     for _ in 0..waves {
-        runtime.block_on(read_wave(port, &mut tally, &mut delays_us));
+        runtime.block_on(read_wave((port, shape), &mut tally, &mut delays_us));
     }
     delays_us.sort_unstable();
     tally.p50_us = quantile(&delays_us, 0.5).unwrap_or(0);
@@ -83,14 +82,14 @@ pub(crate) fn read_waves(port: u16, waves: u32) -> Result<Tally, Complaint> {
     Ok(tally)
 }
 
-async fn read_wave(port: u16, tally: &mut Tally, delays_us: &mut Vec<u32>) {
+async fn read_wave(from: (u16, Shape), tally: &mut Tally, delays_us: &mut Vec<u32>) {
     let streams: Vec<_> = (0..STREAMS)
         .map(|number| {
             // Spread over one pace, as clients are that do not know of each other.
             let start = PACE * number / STREAMS;
             tokio::spawn(timeout(STREAM_MAX, async move {
                 sleep(start).await;
-                read_stream(port).await
+                read_stream(from).await
             }))
         })
         .collect();
@@ -109,16 +108,16 @@ async fn read_wave(port: u16, tally: &mut Tally, delays_us: &mut Vec<u32>) {
     }
 }
 
-async fn read_stream(port: u16) -> io::Result<Arrivals> {
+async fn read_stream((port, shape): (u16, Shape)) -> io::Result<Arrivals> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.set_nodelay(true)?;
-    let body = format!(r#"{{"model":"{MODEL}","prompt":"Why is the sky blue?","stream":true}}"#);
+    let (path, body) = (shape.path(), shape.body());
     let request = format!(
-        "POST /api/generate HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await?;
-    let mut arrivals = Arrivals::default();
+    let mut arrivals = Arrivals { terminator: shape.terminator(), ..Arrivals::default() };
     let mut piece = vec![0; READ_MAX];
     while !arrivals.complete() {
         let count = stream.read(&mut piece).await?;
@@ -133,6 +132,8 @@ async fn read_stream(port: u16) -> io::Result<Arrivals> {
 /// What one stream has brought so far.
 #[derive(Debug, Default)]
 struct Arrivals {
+    /// What stands behind the last chunk.
+    terminator: &'static str,
     held: Vec<u8>,
     head_seen: bool,
     last_seen: bool,
@@ -168,7 +169,8 @@ impl Arrivals {
 
     /// Whether the last line and the end of the body are there.
     fn complete(&self) -> bool {
-        self.last_seen && self.delays_us.len() >= CHUNKS as usize && self.held.ends_with(b"0\r\n\r\n")
+        let is_ended = self.last_seen && self.delays_us.len() >= CHUNKS as usize && self.held.ends_with(b"0\r\n\r\n");
+        is_ended && (self.terminator.is_empty() || line::find(&self.held, self.terminator.as_bytes()).is_some())
     }
 
     fn bounded(&self) -> io::Result<()> {
@@ -182,7 +184,7 @@ mod tests {
 
     fn chunk(sent_ns: u64, place: Place) -> Vec<u8> {
         let mut text = String::new();
-        line::write(&mut text, sent_ns, place);
+        Shape::Lines.write(&mut text, sent_ns, place);
         format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
     }
 
@@ -216,6 +218,27 @@ mod tests {
         arrivals.take(b"0\r\n\r\n", 0).unwrap();
         assert!(arrivals.complete());
         assert_eq!(arrivals.alone, u64::from(CHUNKS));
+    }
+
+    #[test]
+    fn a_stream_of_events_is_complete_with_its_terminator() {
+        let shape = Shape::Events;
+        let stream = |terminator: &str| {
+            let mut arrivals = Arrivals { terminator: shape.terminator(), ..Arrivals::default() };
+            arrivals.take(b"HTTP/1.1 200 OK\r\n\r\n", 0).unwrap();
+            for number in 1..=CHUNKS {
+                let mut text = String::new();
+                shape.write(&mut text, 0, if number == CHUNKS { Place::End } else { Place::Middle });
+                arrivals.take(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes(), 0).unwrap();
+            }
+            arrivals.take(terminator.as_bytes(), 0).unwrap();
+            assert!(!arrivals.complete());
+            arrivals.take(b"0\r\n\r\n", 0).unwrap();
+            assert_eq!((arrivals.alone, arrivals.delays_us.len()), (u64::from(CHUNKS), CHUNKS as usize));
+            arrivals.complete()
+        };
+        assert!(stream("e\r\ndata: [DONE]\n\n\r\n"));
+        assert!(!stream(""));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The Ollama of the stream part: every POST is answered by a paced NDJSON stream, one write for each chunk.
+//! The Ollama of the stream part: every POST is answered by a paced stream of lines or events, one write for each chunk.
 
 use std::fmt::Write as _;
 use std::io;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::line::{self, Place};
+use super::line::{self, Place, Shape};
 use super::{CHUNKS, PACE, STREAMS};
 use crate::complaint::Complaint;
 use crate::upstream;
@@ -47,8 +47,8 @@ async fn answer_all(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut held = Vec::new();
     while let Some(target) = next_request(&mut stream, &mut held).await? {
-        if target.starts_with("POST ") {
-            send_stream(&mut stream).await?;
+        if let Some(path) = target.strip_prefix("POST ") {
+            send_stream(&mut stream, Shape::of_path(path)).await?;
         } else {
             return stream.write_all(small_answer(&target).as_bytes()).await;
         }
@@ -92,10 +92,10 @@ fn request_in(held: &[u8]) -> Option<(String, usize)> {
     (held.len() >= length).then_some((target, length))
 }
 
-async fn send_stream(stream: &mut TcpStream) -> io::Result<()> {
-    stream
-        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .await?;
+async fn send_stream(stream: &mut TcpStream, shape: Shape) -> io::Result<()> {
+    let media = shape.media_type();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (mut content, mut chunk) = (String::new(), String::new());
@@ -103,9 +103,13 @@ async fn send_stream(stream: &mut TcpStream) -> io::Result<()> {
         pace.tick().await;
         content.clear();
         chunk.clear();
-        line::write(&mut content, line::now_ns(), if number == CHUNKS { Place::End } else { Place::Middle });
+        shape.write(&mut content, line::now_ns(), if number == CHUNKS { Place::End } else { Place::Middle });
         write!(chunk, "{:x}\r\n{content}\r\n", content.len()).map_err(io::Error::other)?;
         stream.write_all(chunk.as_bytes()).await?;
+    }
+    let end = shape.terminator();
+    if !end.is_empty() {
+        stream.write_all(format!("{:x}\r\n{end}\r\n", end.len()).as_bytes()).await?;
     }
     stream.write_all(b"0\r\n\r\n").await
 }

@@ -80,7 +80,7 @@ impl Gate {
         let ports: Vec<u16> = backends.iter().map(|backend| backend.port).collect();
         let load = format!(r#"{{"model":"{MODEL}","prompt":"hello","stream":false}}"#);
         for port in &ports {
-            probe::post(*port, "/api/generate", &load).map_err(Complaint::io("asking a backend"))?;
+            probe::post(*port, "/api/generate", &load, None).map_err(Complaint::io("asking a backend"))?;
         }
         let gate = Self::start(ground, name, &ports, settings)?;
         gate.wait(KNOWN_MAX, |seen| seen.loaded == ports.len())?

@@ -15,10 +15,10 @@ use gate_zone::fleet::queue::{Bounds, COST};
 use gate_zone::fleet::slots::{self, Holder};
 use gate_zone::fleet::{Instance, breaker};
 use gate_zone::{OwnRow, Place, Probe, Role, Zone, clock};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::complaint::Complaint;
 use crate::interrupt;
+use crate::own_time::own_time;
 
 /// Backends, as the bar has it.
 const BACKENDS: usize = 16;
@@ -112,12 +112,6 @@ impl Ground {
         }
         Ok(())
     }
-}
-
-/// What this thread has used of a processor so far: others that use it too do not count.
-fn own_time() -> Result<Duration, Complaint> {
-    let clock = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
-    clock.map(Duration::from).map_err(|why| Complaint::io("reading a clock")(why.into()))
 }
 
 fn wrong(said: &str) -> Complaint {

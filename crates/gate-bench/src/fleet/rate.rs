@@ -8,6 +8,7 @@ use crate::options::Options;
 use crate::peer::Peers;
 use crate::tools::Tools;
 use crate::upstream::Upstream;
+use crate::wrk::Request;
 
 /// Backends, as the bar has it.
 pub(crate) const BACKENDS: usize = 4;
@@ -19,5 +20,6 @@ pub(crate) fn measure(ground: &Ground<'_>, rounds: u32, seconds: u32) -> Result<
     let peers = Peers::find(&options, Ok(ground.gate.to_owned()));
     println!("- {}; {}", tools.nginx_version(), tools.seats);
     let upstream = Upstream::start(&tools, ground.folder, BACKENDS)?;
-    article::measure(&Bench { options: &options, tools: &tools, folder: ground.folder, peers: &peers }, &upstream)
+    let bench = Bench { options: &options, tools: &tools, folder: ground.folder, peers: &peers };
+    article::measure(&bench, &upstream, |_| Request::of_article())
 }

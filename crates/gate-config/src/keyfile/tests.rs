@@ -160,6 +160,13 @@ proptest! {
     }
 
     #[test]
+    fn times_are_those_of_the_calendar(time in 1..=u32::MAX, text in "(19[67]|20[0-9]|21[01])[0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-5][0-9]Z") {
+        prop_assert_eq!(seconds(&time_text(time)), Some(time));
+        let parsed = text.parse::<Timestamp>().ok().and_then(|time| u32::try_from(time.as_second()).ok());
+        prop_assert_eq!(seconds(&text), parsed.filter(|seconds| *seconds > 0), "{}", text);
+    }
+
+    #[test]
     fn any_file_is_answered(text in "([0-9a-z:/.,*=# -]{0,40}|\\PC{0,20}|\n){0,8}") {
         if let Err(faults) = parse(&text) {
             prop_assert!(faults.told("x").iter().all(|line| !line.contains('\n')));

@@ -29,13 +29,13 @@ use std::time::Duration;
 use crate::limiter::{ROUNDS_MAX, Swept, WAYS};
 use crate::word::Word;
 
-const COUNT_BITS: u32 = 30;
-const END_BITS: u32 = 16;
+pub(super) const COUNT_BITS: u32 = 30;
+pub(super) const END_BITS: u32 = 16;
 const TAG_BITS: u32 = 18;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+pub(super) const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
 /// Ticks that fit into a window.
-const TICKS: u64 = 1024;
+pub(super) const TICKS: u64 = 1024;
 
 /// Ticks from the one in which a window begins to its end. One more than a window has, because the first has partly
 /// passed: a window is never shorter than asked, and longer by less than two ticks.
@@ -78,18 +78,18 @@ impl Window {
     }
 
     /// Ticks from `now_ns` to the end that `word` tells; `None` when the word is free or its window is over.
-    fn ticks_left(self, word: u64, now_ns: u64) -> Option<u16> {
+    pub(super) fn ticks_left(self, word: u64, now_ns: u64) -> Option<u16> {
         let entry = Entry::unpack(word);
         let left = entry.end.wrapping_sub(self.tick_at(now_ns) as u16);
         (entry.count > 0 && (1..=WINDOW_TICKS).contains(&left)).then_some(left)
     }
 
-    fn tick_at(self, now_ns: u64) -> u64 {
+    pub(super) fn tick_at(self, now_ns: u64) -> u64 {
         now_ns / self.tick_ns
     }
 
     /// Time from `now_ns` to the end of the window that ends in `ticks` ticks, told as at most the window's length.
-    fn until(self, ticks: u16, now_ns: u64) -> Duration {
+    pub(super) fn until(self, ticks: u16, now_ns: u64) -> Duration {
         let into_tick = now_ns % self.tick_ns;
         let ns = (u64::from(ticks) * self.tick_ns).saturating_sub(into_tick);
         Duration::from_nanos(ns).min(self.length)
@@ -98,7 +98,7 @@ impl Window {
 
 /// Tells keys of one set apart. A key shares a word of a full set with another by chance in 8 of 2^18 cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag(u32);
+pub struct Tag(pub(super) u32);
 
 impl Tag {
     /// The tag of a hash: its low bits.

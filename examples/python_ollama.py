@@ -1,11 +1,11 @@
-"""The gate behind Ollama's own Python client: python_client.py BASE_URL
+"""Ollama's own Python client behind the gate: python_ollama.py BASE_URL [KEY]
 
-The client (`pip install ollama`) needs nothing but the gate's address. Each part shows a call and checks what comes
-back; the script ends with code 1 if anything is not as expected. It fits a gate that was started with --demo and the
-default limits:
+`pip install ollama`. The client needs the gate's address as its host and, where the gate has keys, one of them as a
+header; OLLAMA_HOST and OLLAMA_API_KEY in the environment do the same. Each part shows a call and checks what comes
+back; the script ends with code 1 if anything is not as expected. It fits a gate with the default limits:
 
     cargo run --release -- --demo &
-    python examples/python_client.py http://127.0.0.1:8000
+    python examples/python_ollama.py http://127.0.0.1:8000
 """
 
 import sys
@@ -75,9 +75,10 @@ def meet_the_limit(client, model):
 
 
 def main():
-    if len(sys.argv) != 2:
-        sys.exit("usage: python_client.py BASE_URL")
-    client = ollama.Client(host=sys.argv[1], timeout=60)
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python_ollama.py BASE_URL [KEY]")
+    headers = {"Authorization": f"Bearer {key}" for key in sys.argv[2:]}
+    client = ollama.Client(host=sys.argv[1], headers=headers, timeout=60)
     model = list_models(client)
     ask_once(client, model)
     ask_for_a_stream(client, model)
