@@ -96,6 +96,7 @@ fn what_killed_workers_held_is_free_again_and_no_more() {
         house.front.gate.has_workers(4);
         house.front.is_idle();
         has_room(&house, &ada, 6);
+        house.front.is_idle();
     }
 }
 
