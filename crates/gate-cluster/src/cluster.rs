@@ -111,8 +111,10 @@ impl Cluster {
         Ok(Self(Rc::new(inner)))
     }
 
-    /// Connects before anybody waits for it. Returns when it has, or has failed to.
+    /// Connects before anybody waits for it, and looks after the store from now on. Returns when it has connected, or has
+    /// failed to. To be called once.
     pub async fn connect(&self) {
+        spawn_local(Inner::watch(Rc::downgrade(&self.0)));
         match self.0.link.line().await {
             Ok((_, serial)) => self.0.connected(serial),
             Err(why) => self.0.failed(&why),
@@ -310,10 +312,9 @@ impl Inner {
 
     /// Behind a new connection may be a store that knows nothing.
     fn connected(self: &Rc<Self>, serial: u64) {
-        match self.serial.replace(serial) {
-            0 => drop(spawn_local(Self::watch(Rc::downgrade(self)))),
-            before if before != serial => drop(spawn_local(Rc::clone(self).tell_all())),
-            _ => {}
+        let before = self.serial.replace(serial);
+        if before != 0 && before != serial {
+            spawn_local(Rc::clone(self).tell_all());
         }
     }
 
