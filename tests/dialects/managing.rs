@@ -12,7 +12,7 @@ use crate::scripted::{End, Framing, Say, Scripted};
 use crate::stage::{Keys, Kind, MODEL, WAYS, Way, by, config, gate, gate_before, named, refused};
 use crate::support::http::{self, Client, Request};
 use crate::support::sim::Backend;
-use crate::support::{Gate, PATIENCE};
+use crate::support::{Gate, PATIENCE, wait_for};
 
 fn blob() -> String {
     format!("/api/blobs/sha256:{}", "ab".repeat(32))
@@ -324,5 +324,24 @@ fn an_upload_that_stops_is_never_whole_at_the_backend() {
             let arrived = sink.has();
             assert!(!arrived.whole && arrived.bytes >= 50_000, "{framing}: {} bytes", arrived.bytes);
         }
+    }
+}
+
+#[test]
+fn a_model_is_there_as_soon_as_its_pull_has_ended() {
+    const NEW: &str = "fresh:1b";
+    let (first, second) = (Backend::start(config(&[MODEL])), Backend::start(config(&[MODEL])));
+    let keys = Keys::new();
+    let key = keys.make("ada", "--routes infer,read,manage");
+    let gate = gate_before(&[&first.url(), &second.url()], &[&keys.flag()]).start();
+    let status = |name: &str| gate.ask(&by(&key, &named(name).request(NEW, "hi"))).status;
+    let pull = by(&key, &named("pull").request(NEW, "")).header("X-Gate-Backend", "ollama-2");
+    for way in ["chat", "show"] {
+        // Once both lists are known, nobody is asked in vain.
+        wait_for("both lists", || (status(way) == 404).then_some(()));
+    }
+    assert_eq!(gate.ask(&pull).status, 200);
+    for _ in 0..12 {
+        assert_eq!((status("chat"), status("show")), (200, 200));
     }
 }

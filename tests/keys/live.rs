@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -12,7 +13,7 @@ use crate::orders::Asked;
 use crate::rig::{House, backend, keyed, version, with};
 use crate::stage::{MODEL, stalled};
 use crate::support::http::{Client, Request};
-use crate::support::wait_for;
+use crate::support::{PATIENCE, wait_for};
 
 /// The statuses that a key gets on all of these connections.
 fn on_all(clients: &mut [Client], key: &str) -> Vec<u16> {
@@ -55,7 +56,7 @@ fn a_key_ends_with_its_time_and_streams_in_service_go_on() {
     assert_eq!(client.head().unwrap().0, 200);
     client.chunk().unwrap();
     let second = house.key("rotate ada --grace 3s");
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut open = house.open(&second, 8);
     let mut good_at = begun.elapsed();
     wait_for("the end of the grace", || {
@@ -64,7 +65,7 @@ fn a_key_ends_with_its_time_and_streams_in_service_go_on() {
         good_at = if statuses == [200] { asked } else { good_at };
         (statuses == [401]).then_some(())
     });
-    assert!(good_at > Duration::from_millis(1000), "{good_at:?}");
+    assert!(good_at > Duration::from_secs(1), "{good_at:?}");
     assert_eq!(on_all(&mut open, &second), [200]);
     let answer = house.front.gate.ask(&with(&ada, &version()));
     assert!(answer.text().contains("this API key has expired"), "{}", answer.text());
@@ -146,30 +147,32 @@ fn nobody_is_refused_while_keys_are_published_all_the_time() {
     let lines = ["--name ada --limit none", "--name bob --weight 2", "--name eve --routes read"];
     let (house, keys) = keyed(&backend, lines, (8, &[]));
     let control = house.front.control();
-    let over = AtomicBool::new(false);
-    let asked: usize = std::thread::scope(|scope| {
+    let (over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
         let clients: Vec<_> = (0..6)
             .map(|number| {
                 let request = with(&keys[number % keys.len()], &Request::post("/api/show", &json!({"model": 7})));
-                let (over, address) = (&over, house.front.gate.address());
+                let (over, asked, address) = (&over, &asked, house.front.gate.address());
                 scope.spawn(move || {
                     let mut client = Client::connect(address);
-                    let mut count = 0;
                     while !over.load(Ordering::Relaxed) {
                         let answer = client.ask(&request).unwrap();
                         assert_eq!(answer.status, 400, "{}", answer.text());
-                        count += 1;
+                        asked.fetch_add(1, Ordering::Relaxed);
                     }
-                    count
                 })
             })
             .collect();
-        for generation in 2..150 {
+        let begun = Instant::now();
+        for generation in 2.. {
             let answer = Asked::begin(&control, &json!({"command": "keys"})).answer();
             assert_eq!(answer["keys"]["generation"], generation);
+            let is_enough = generation > 150 && asked.load(Ordering::Relaxed) > 600;
+            if is_enough || begun.elapsed() > PATIENCE || clients.iter().any(ScopedJoinHandle::is_finished) {
+                break;
+            }
         }
         over.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
-    assert!(asked > 150, "{asked}");
+    assert!(asked.load(Ordering::Relaxed) > 600, "{asked:?}");
 }

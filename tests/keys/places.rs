@@ -83,8 +83,12 @@ fn what_killed_workers_held_is_free_again_and_no_more() {
     for _ in 0..2 {
         let (held, refused) = crowd(&house, &ada, 12);
         assert_eq!((held.len(), refused), (6, 6));
-        let (victim, lost) = house.front.by_worker().into_iter().max_by_key(|(_, count)| *count).unwrap();
-        assert!(lost > 0);
+        // Those that were refused are over too.
+        let (victim, lost) = wait_for("six in service", || {
+            let all = house.front.by_worker();
+            let six = all.iter().map(|(_, count)| count).sum::<u64>() == 6;
+            all.into_iter().max_by_key(|(_, count)| *count).filter(|_| six)
+        });
         kill(victim, Signal::SIGKILL).unwrap();
         let lost = usize::try_from(lost).unwrap();
         has_room(&house, &ada, lost);
@@ -92,6 +96,7 @@ fn what_killed_workers_held_is_free_again_and_no_more() {
         house.front.gate.has_workers(4);
         house.front.is_idle();
         has_room(&house, &ada, 6);
+        house.front.is_idle();
     }
 }
 

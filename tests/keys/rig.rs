@@ -122,9 +122,8 @@ pub(crate) fn base64(text: &str) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let group = |bytes: &[u8]| {
         let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(bytes.get(at).copied().unwrap_or(0)));
-        let digit = |place: usize| match place <= bytes.len() {
-            true => char::from(DIGITS[bits >> (18 - 6 * place) & 63]),
-            false => '=',
+        let digit = |place: usize| {
+            if place <= bytes.len() { char::from(DIGITS[bits >> (18 - 6 * place) & 63]) } else { '=' }
         };
         (0..4).map(digit).collect::<String>()
     };

@@ -224,7 +224,7 @@ pub(crate) async fn answering(
         }
     }
     if streams {
-        let stream = Stream { upstream, lease, frames: Frames::of(route, strip), route: route.clone() };
+        let stream = Stream { upstream, lease, frames: Frames::of(route, strip), route: route.clone(), changing: None };
         return Ok(Answering { status, fields, content: Content::Stream(Box::new(stream)) });
     }
     let whole = whole(gate, upstream, lease.as_ref()).await?;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::drain::Cut;
 use crate::gate::Gate;
 use crate::ledger::{Ledger, Wants};
+use crate::manage::Changing;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Stream {
     pub(crate) frames: Frames,
     /// What it answers.
     pub(crate) route: Route,
+    /// Whose models change with it.
+    pub(crate) changing: Option<Changing>,
 }
 
 impl Answering {
@@ -115,6 +118,8 @@ pub(crate) struct Relay {
     upstream: Option<(UpstreamBody, Option<Lease>)>,
     frames: Frames,
     route: Route,
+    /// Says at the end that the backend's models have changed.
+    changing: Option<Changing>,
     gate: Rc<Gate>,
     ledger: Ledger,
     pause: Pause,
@@ -160,11 +165,11 @@ enum Blame {
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
-    fn new(Stream { upstream, lease, frames, route }: Stream, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
+    fn new(Stream { upstream, lease, frames, route, changing }: Stream, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
         ledger.streams();
         let end = gate.plan.request_timeout.map(|limit| Box::pin(sleep_until(ledger.opened() + limit)));
         let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };
-        Self { upstream: Some((upstream, lease)), frames, route, gate, ledger, pause, end }
+        Self { upstream: Some((upstream, lease)), frames, route, changing, gate, ledger, pause, end }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -209,6 +214,7 @@ impl Relay {
 
     /// The backend has ended its answer: well, or without saying so.
     fn ended(&mut self) -> Polled {
+        self.changing = None;
         let lease = self.upstream.take().and_then(|(_, lease)| lease);
         match self.frames.finish() {
             End::Complete { stats } => {
