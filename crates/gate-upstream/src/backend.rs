@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
@@ -170,7 +170,9 @@ impl Backend {
             if is_new {
                 self.row.add_one(row::BACKEND_OPENED);
             }
-            match patience.watch(self.talk(&mut conn, &request)).await.map_err(maybe)? {
+            // Pinned where it stands: handed on by value it would be held twice.
+            let asked = patience.watch(pin!(self.talk(&mut conn, &request))).await.map_err(maybe)?;
+            match asked {
                 Asked::Answered(begun) => {
                     if !is_new {
                         self.row.add_one(row::BACKEND_REUSED);
@@ -276,8 +278,10 @@ impl Backend {
 
 impl Patience<'_> {
     /// Waits for `answer`, by the clock of the phase that the backend is in.
-    pub(crate) async fn watch<T>(&self, answer: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
-        let mut answer = pin!(answer);
+    pub(crate) async fn watch<T>(
+        &self,
+        mut answer: Pin<&mut impl Future<Output = Result<T, Rejection>>>,
+    ) -> Result<T, Rejection> {
         let late = |phase, after| Rejection::BackendTimeout { phase, after };
         if !(self.is_loaded)() {
             let begun = Instant::now();

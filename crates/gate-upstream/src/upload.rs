@@ -2,6 +2,8 @@
 //!
 //! Invariant: at most one piece is held, and a body that does not come to its end never looks to the backend as if it had.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use gate_api::Rejection;
 
@@ -50,7 +52,7 @@ impl Backend {
         }
         let first_byte = self.first_byte();
         let patience = Patience { load: first_byte, first_byte, is_loaded: &|| true };
-        let begun = patience.watch(self.hear(&mut conn)).await?;
+        let begun = patience.watch(pin!(self.hear(&mut conn))).await?;
         Ok(self.exchange(begun, conn, ask.method))
     }
 }

@@ -4,7 +4,6 @@
 //! streams would pile up on whoever woke first otherwise. A worker that is stuck cannot hold the others up, because
 //! none pauses for longer than [`PAUSE_MAX`] while somebody waits.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -184,10 +183,7 @@ fn serve(gate: &Rc<Gate>, socket: Socket, line: Rc<Line>) {
     tokio::task::spawn_local(async move {
         let wire = Wire::new(socket, Rc::clone(&line), Rc::clone(&gate.ground));
         let counted = Counted { gate: Rc::clone(&gate) };
-        let service = service_fn(|request| {
-            let answered = pipeline::handle(Rc::clone(&gate), Rc::clone(&line), request);
-            async { Ok::<_, Infallible>(answered.await) }
-        });
+        let service = service_fn(|request| pipeline::handle(Rc::clone(&gate), Rc::clone(&line), request));
         let connection = http1::Builder::new()
             // One plain send is cheaper than a vector of two or three short pieces.
             .writev(false)
