@@ -24,6 +24,7 @@ use self::messenger::{Told, tell};
 use self::sheet::{Absent, Sheet};
 use self::times::{Expiry, moment};
 use crate::say;
+use crate::status::counted;
 
 pub(crate) use self::flags::definition;
 
@@ -257,10 +258,8 @@ impl Told {
     fn report(&self) -> u8 {
         match self {
             Self::InForce(keys) => {
-                eprintln!(
-                    "the gate has read it: {} keys of {} names (generation {})",
-                    keys.keys, keys.names, keys.generation
-                );
+                let (count, names) = (counted(keys.keys, "key"), counted(keys.names, "name"));
+                eprintln!("the gate has read it: {count} of {names} (generation {})", keys.generation);
                 EX_OK
             }
             Self::Elsewhere(said) | Self::Nobody(said) => {

@@ -4,7 +4,7 @@
 //! control character, wherever its words came from.
 
 use gate_master::protocol::{
-    BackendUse, Death, KeysUse, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status,
+    BackendUse, Death, KeysUse, LastReload, LastUpgrade, ProcessLine, QueueUse, SlotLine, Status, StoreState, StoreUse,
 };
 use jiff::Timestamp;
 
@@ -28,6 +28,7 @@ pub(crate) fn text(status: &Status, now: Timestamp) -> String {
         page += &limits(status);
         page += "\n";
     }
+    page += &status.store.as_ref().map(|store| wrapped(&store_text(store, now), INDENT)).unwrap_or_default();
     page += &status.keys.as_ref().map(|keys| wrapped(&keys_text(keys, now), INDENT)).unwrap_or_default();
     page += &wrapped(&totals(status), INDENT);
     let restarts = restarts(&status.slots);
@@ -161,6 +162,13 @@ fn limits(status: &Status) -> String {
     table(columns, &rows.collect::<Vec<_>>())
 }
 
+fn store_text(store: &StoreUse, now: Timestamp) -> String {
+    let StoreUse { url, state, away_since, share } = store;
+    let since = away_since.as_ref().map(|since| format!(" since {}", moment(since, now))).unwrap_or_default();
+    let instead = if *state == StoreState::Away { ", so limits hold locally" } else { "" };
+    format!("Limits are counted in {url}: {state}{since}{instead}; this gate's share is {share}")
+}
+
 fn keys_text(keys: &KeysUse, now: Timestamp) -> String {
     let KeysUse { file, generation, .. } = keys;
     let (count, names) = (counted(keys.keys, "key"), counted(keys.names, "name"));
@@ -284,7 +292,7 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn counted(count: u64, noun: &str) -> String {
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -393,6 +401,34 @@ LIMIT WINDOW  CLIENTS  ROOM FOR
         ] {
             assert!(page.contains(part), "{part:?} not in:\n{page}");
         }
+        assert!(page.lines().all(|line| line.chars().count() <= WIDTH), "{page}");
+    }
+
+    #[test]
+    fn what_is_shared_and_what_is_known_of_clients_has_a_line_each() {
+        let mut status = status(QUIET);
+        let time = "2026-01-02T03:04:05Z".to_owned();
+        status.store = Some(StoreUse {
+            url: "redis://***@store:6379/1".into(),
+            state: StoreState::Well,
+            away_since: None,
+            share: "1/3".into(),
+        });
+        let (file, generation) = ("/etc/keys".to_owned(), 4);
+        status.keys = Some(KeysUse { file, keys: 1, names: 2, policies: 1, generation, time: time.clone() });
+        let now = "2026-01-02T03:05:05Z".parse().unwrap();
+        let page = text(&status, now);
+        let line = "\n\nLimits are counted in redis://***@store:6379/1: well; this gate's share is 1/3\n\
+                    1 key of 2 names (generation 4), read from /etc/keys 2026-01-02 03:04:05Z (1 min ago)\n7 requests";
+        assert!(page.contains(line), "{page}");
+        let store = status.store.as_mut().unwrap();
+        (store.state, store.away_since) = (StoreState::Away, Some(time));
+        let page = text(&status, now);
+        let line = "\nLimits are counted in redis://***@store:6379/1: away since 2026-01-02 03:04:05Z (1 min ago), so\n    \
+                    limits hold locally; this gate's share is 1/3\n";
+        assert!(page.contains(line), "{page}");
+        status.store.as_mut().unwrap().url = "u".repeat(400);
+        let page = text(&status, now);
         assert!(page.lines().all(|line| line.chars().count() <= WIDTH), "{page}");
     }
 

@@ -66,12 +66,12 @@ pub(crate) fn front(upstreams: &[String], arguments: &[&str]) -> Front {
     let mut all = vec![
         format!("--control={}", file("control")),
         format!("--access-log={}", file("access.log")),
-        "--limit=none".to_owned(),
-        "--api-limit=none".to_owned(),
         format!("--model={MODEL}"),
     ];
-    if !arguments.iter().any(|argument| argument.starts_with("--workers")) {
-        all.push("--workers=3".to_owned());
+    for (name, value) in [("--workers", "3"), ("--limit", "none"), ("--api-limit", "none")] {
+        if !arguments.iter().any(|argument| argument.split('=').next() == Some(name)) {
+            all.push(format!("{name}={value}"));
+        }
     }
     all.extend(upstreams.iter().map(|upstream| format!("--upstream={upstream}")));
     all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -87,10 +87,15 @@ pub(crate) fn pair(slots: usize, arguments: &[&str]) -> (Backend, Front) {
 }
 
 impl Front {
+    /// Where the gate listens for orders.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir.path("control")
+    }
+
     /// What `ollama-gate status` is told.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
-        let mut control = UnixStream::connect(self.dir.path("control")).expect("the master listens for orders");
+        let mut control = UnixStream::connect(self.control()).expect("the master listens for orders");
         control.set_read_timeout(Some(PATIENCE)).unwrap();
         control.write_all(b"{\"command\":\"status\"}\n").unwrap();
         let mut line = String::new();

@@ -381,6 +381,7 @@ fn has_every_field(status: &Value) {
         "queue",
         "slots",
         "state",
+        "store",
         "totals",
         "upgrade",
         "uptime_s",

@@ -86,7 +86,7 @@ fn keys_change_without_a_reload() {
     assert!(said.err.contains("the gate has read it: 2 keys of 2 names (generation 2)"), "{said:?}");
     gate.log_has("keys: 2 keys of 2 names (generation 2)");
     let said = tell(&sheet, &control, "revoke ada");
-    assert!(said.code == 0 && said.err.contains("1 keys of 1 names (generation 3)"), "{said:?}");
+    assert!(said.code == 0 && said.err.contains("1 key of 1 name (generation 3)"), "{said:?}");
     let answer = control.ask(&json!({"command": "keys"}));
     assert_eq!((&answer["keys"]["keys"], &answer["keys"]["generation"]), (&json!(1), &json!(4)));
     assert_eq!(answer["keys"]["file"], json!(sheet.path().canonicalize().unwrap()));

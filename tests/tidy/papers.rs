@@ -32,7 +32,9 @@ pub(crate) fn faults(root: &Path) -> Vec<Fault> {
     let mut faults = top(&top_names(root));
     for (path, judge) in [
         ("README.md", readme as fn(&str) -> Vec<Fault>),
-        ("crates/ARCHITECTURE.md", architecture),
+        ("crates/ARCHITECTURE.md", |text| page("crates/ARCHITECTURE.md", text)),
+        ("crates/DECISIONS.md", |text| page("crates/DECISIONS.md", text)),
+        ("crates/gate-bench/README.md", |text| page("crates/gate-bench/README.md", text)),
         ("Cargo.toml", dependencies),
         ("config/ollama-gate.toml", |_| Vec::new()),
     ] {
@@ -83,10 +85,6 @@ fn readme(text: &str) -> Vec<Fault> {
         faults.push(Fault::new("README.md", line, rule, format!("let the second block be `{TEST_COMMAND}`")));
     }
     faults
-}
-
-fn architecture(text: &str) -> Vec<Fault> {
-    page("crates/ARCHITECTURE.md", text)
 }
 
 fn page(path: &str, text: &str) -> Vec<Fault> {

@@ -66,6 +66,12 @@ struct Inner {
     is_telling: Cell<bool>,
 }
 
+/// What one request has to do with the store: it waits for it in vain once at most.
+pub struct Visit<'a> {
+    cluster: &'a Cluster,
+    has_waited: bool,
+}
+
 /// What a question came to: a passage, or how long to wait; none without an answer.
 type Outcome = Option<Result<Passage, Duration>>;
 
@@ -105,51 +111,19 @@ impl Cluster {
         Ok(Self(Rc::new(inner)))
     }
 
-    /// Connects before anybody waits for it. Returns when it has, or has failed to.
+    /// Connects before anybody waits for it, and looks after the store from now on. Returns when it has connected, or has
+    /// failed to. To be called once.
     pub async fn connect(&self) {
+        spawn_local(Inner::watch(Rc::downgrade(&self.0)));
         match self.0.link.line().await {
             Ok((_, serial)) => self.0.connected(serial),
             Err(why) => self.0.failed(&why),
         }
     }
 
-    /// Takes `cost` of a limit for a subject; a cost above the whole amount takes the whole amount.
-    ///
-    /// # Errors
-    /// There is not as much left in this window.
-    pub async fn take(&self, subject: &Subject, scope: u64, limit: &Arc<Limit>, cost: u64) -> Result<Passage, Refused> {
-        let refused = || Refused { limit: Arc::clone(limit), retry: limit.window };
-        let count = Count::new(self.0.zone, subject, scope, limit).filter(|_| limit.amount > 0).ok_or_else(refused)?;
-        let cost = cost.clamp(1, limit.amount);
-        let mut deadline = None;
-        loop {
-            match count.look(cost) {
-                Look::Passes(passage) => return Ok(passage),
-                Look::Refused(retry) => return Err(count.refused(retry)),
-                Look::Ask => {}
-            }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.0.timeout);
-            let key = || self.0.key(subject, scope, limit);
-            match self.0.turn() {
-                Turn::Ask => {}
-                Turn::Probe => {
-                    spawn_local(Rc::clone(&self.0).probe());
-                    return self.0.locally(&count, cost);
-                }
-                Turn::Local => return self.0.locally(&count, cost),
-            }
-            let under_way = self.0.trips.borrow().get(&count.id()).cloned();
-            let Some(trip) = under_way else {
-                return match timeout_at(deadline, self.0.depart(&count, key(), cost)).await {
-                    Ok(Ok(Some(Ok(passage)))) => Ok(passage),
-                    Ok(Ok(Some(Err(retry)))) => Err(count.refused(retry)),
-                    _ => self.0.locally(&count, cost),
-                };
-            };
-            if timeout_at(deadline, trip.notified()).await.is_err() {
-                return self.0.locally(&count, cost);
-            }
-        }
+    /// For one request, whatever limits it has.
+    pub fn visit(&self) -> Visit<'_> {
+        Visit { cluster: self, has_waited: false }
     }
 
     /// Makes a passage cost what was `used`: nothing, if it was given up. What was not used is given back in the window
@@ -170,6 +144,57 @@ impl Cluster {
     /// How the store is, as all processes of the gate see it.
     pub fn health(&self) -> Health {
         self.0.store.health()
+    }
+}
+
+impl Visit<'_> {
+    /// Takes `cost` of a limit for a subject; a cost above the whole amount takes the whole amount.
+    ///
+    /// # Errors
+    /// There is not as much left in this window.
+    pub async fn take(
+        &mut self,
+        subject: &Subject,
+        scope: u64,
+        limit: &Arc<Limit>,
+        cost: u64,
+    ) -> Result<Passage, Refused> {
+        let inner = &self.cluster.0;
+        let refused = || Refused { limit: Arc::clone(limit), retry: limit.window };
+        let count = Count::new(inner.zone, subject, scope, limit).filter(|_| limit.amount > 0).ok_or_else(refused)?;
+        let cost = cost.clamp(1, limit.amount);
+        let mut deadline = None;
+        loop {
+            match count.look(cost) {
+                Look::Passes(passage) => return Ok(passage),
+                Look::Refused(retry) => return Err(count.refused(retry)),
+                // What it waited for may not have failed yet: they end at the same time.
+                Look::Ask if self.has_waited => return inner.locally(&count, cost),
+                Look::Ask => {}
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + inner.timeout);
+            match inner.turn() {
+                Turn::Ask => {}
+                Turn::Probe => {
+                    spawn_local(Rc::clone(inner).probe());
+                    return inner.locally(&count, cost);
+                }
+                Turn::Local => return inner.locally(&count, cost),
+            }
+            let under_way = inner.trips.borrow().get(&count.id()).cloned();
+            if let Some(trip) = under_way {
+                self.has_waited = timeout_at(deadline, trip.notified()).await.is_err();
+                continue;
+            }
+            return match timeout_at(deadline, inner.depart(&count, inner.key(subject, scope, limit), cost)).await {
+                Ok(Ok(Some(Ok(passage)))) => Ok(passage),
+                Ok(Ok(Some(Err(retry)))) => Err(count.refused(retry)),
+                _ => {
+                    self.has_waited = true;
+                    inner.locally(&count, cost)
+                }
+            };
+        }
     }
 }
 
@@ -287,10 +312,9 @@ impl Inner {
 
     /// Behind a new connection may be a store that knows nothing.
     fn connected(self: &Rc<Self>, serial: u64) {
-        match self.serial.replace(serial) {
-            0 => drop(spawn_local(Self::watch(Rc::downgrade(self)))),
-            before if before != serial => drop(spawn_local(Rc::clone(self).tell_all())),
-            _ => {}
+        let before = self.serial.replace(serial);
+        if before != 0 && before != serial {
+            spawn_local(Rc::clone(self).tell_all());
         }
     }
 
@@ -349,5 +373,49 @@ async fn within<T>(deadline: Instant, future: impl Future<Output = T>) -> Option
         biased;
         value = &mut future => Some(value),
         () = late => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn a_request_with_many_limits_waits_in_vain_once() {
+        // The kernel takes the connection, and nobody answers.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (_memory, zone) = Zone::create(NonZeroUsize::new(1 << 10).unwrap(), [1, 2]).unwrap();
+        let window = Duration::from_secs(60);
+        zone.assign_windows(&[window], &[]).unwrap();
+        let limits = [10, 20, 30, 40].map(|amount| Limit { amount, window, unit: window, text: String::new() });
+        let limits = limits.map(Arc::new);
+        let terms = Terms { url, password: None, share: 1.0, timeout: TIMEOUT, prefix: "test".to_owned() };
+        // Its clock goes on when everybody waits.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let cluster = Cluster::new(zone, terms).unwrap();
+            let requests = ["first", "behind it"].map(|_| {
+                let (cluster, limits) = (cluster.clone(), limits.clone());
+                spawn_local(async move {
+                    let (began, mut visit) = (Instant::now(), cluster.visit());
+                    for limit in &limits {
+                        drop(visit.take(&Subject::of_key("ada"), 3, limit, 1).await.unwrap());
+                    }
+                    began.elapsed()
+                })
+            });
+            for request in requests {
+                let waited = request.await.unwrap();
+                assert!(waited >= TIMEOUT && waited < TIMEOUT * 2, "{waited:?}");
+            }
+        });
     }
 }

@@ -24,6 +24,6 @@ mod terms;
 
 pub use gate_zone::store::Health;
 
-pub use crate::cluster::Cluster;
+pub use crate::cluster::{Cluster, Visit};
 pub use crate::count::Passage;
 pub use crate::terms::{ClusterError, Terms, judge_url};

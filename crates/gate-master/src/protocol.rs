@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 pub use self::status::{
     BackendState, BackendUse, BreakerState, Classes, Death, GateState, KeysUse, LastReload, LastUpgrade, LimiterUse,
-    ListenerUse, ProcessLine, ProcessRole, ProcessState, QueueUse, SlotLine, Status, Totals, UpgradeUnderWay,
+    ListenerUse, ProcessLine, ProcessRole, ProcessState, QueueUse, SlotLine, Status, StoreState, StoreUse, Totals,
+    UpgradeUnderWay,
 };
 
 /// The one version of this protocol.

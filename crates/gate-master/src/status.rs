@@ -2,9 +2,12 @@
 
 mod fleet;
 
+use std::time::Duration;
+
 use gate_sys::process::{self, Exit, Pid};
 use gate_sys::{clock, memory};
 use gate_zone::layout::{SETTLED_ROW, row};
+use gate_zone::store::Health;
 use gate_zone::{InService, Place, Role, Row};
 
 use crate::candidate::Candidate;
@@ -15,13 +18,30 @@ use crate::hands::Hands;
 use crate::observed::{Observed, Process, State, told};
 use crate::protocol::{
     Classes, Death, GateState, LimiterUse, ListenerUse, ProcessLine, ProcessRole, ProcessState, SlotLine, Status,
-    Totals, UpgradeUnderWay,
+    StoreState, StoreUse, Totals, UpgradeUnderWay,
 };
 use crate::status::fleet::Look;
 
 /// Now, as people write it.
 pub(crate) fn time() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+    time_text(jiff::Timestamp::now())
+}
+
+fn time_text(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}
+
+/// How the store is, and since when it is away, at `now` on the clock of limits.
+fn store_state(health: Health, now: Duration) -> (StoreState, Option<String>) {
+    match health {
+        Health::Unused => (StoreState::Unknown, None),
+        Health::Well => (StoreState::Well, None),
+        Health::Away { since } => {
+            // The clock of limits knows no dates. One too long ago for any is none.
+            let then = jiff::Timestamp::now().checked_sub(now.saturating_sub(since));
+            (StoreState::Away, then.ok().map(time_text))
+        }
+    }
 }
 
 impl Hands {
@@ -46,6 +66,7 @@ impl Hands {
             backends: fleet.backends(),
             queue: fleet.queue(self.current.as_ref().map_or(0, |loaded| loaded.plan.queue)),
             limiter: self.limiter(),
+            store: self.store(),
             keys: self.keys.as_ref().map(|keys| keys.told().clone()),
             totals: self.totals(),
             upgrade: seen.candidate.as_ref().map(under_way),
@@ -132,6 +153,14 @@ impl Hands {
                 Vec::new()
             }
         }
+    }
+
+    fn store(&self) -> Option<StoreUse> {
+        let plan = &self.current.as_ref()?.plan;
+        let url = plan.cluster_url.as_ref()?.to_string();
+        let now = Duration::from_nanos(self.zone.now_ns());
+        let (state, away_since) = store_state(self.zone.limit_store().health(), now);
+        Some(StoreUse { url, state, away_since, share: plan.cluster_share.to_string() })
     }
 
     fn totals(&self) -> Totals {
@@ -230,4 +259,22 @@ fn process_state(state: State) -> ProcessState {
 
 fn number(pid: Pid) -> u32 {
     pid.as_raw().cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_away_is_so_since_a_time_of_day() {
+        let now = Duration::from_secs(9000);
+        assert_eq!(store_state(Health::Unused, now), (StoreState::Unknown, None));
+        assert_eq!(store_state(Health::Well, now), (StoreState::Well, None));
+        let (state, since) = store_state(Health::Away { since: Duration::from_secs(1800) }, now);
+        let since: jiff::Timestamp = since.unwrap().parse().unwrap();
+        let ago = jiff::Timestamp::now().as_second() - since.as_second();
+        assert_eq!(state, StoreState::Away);
+        assert!((7200..7260).contains(&ago), "{ago} s ago");
+        assert_eq!(store_state(Health::Away { since: Duration::ZERO }, Duration::MAX), (StoreState::Away, None));
+    }
 }

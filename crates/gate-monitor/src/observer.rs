@@ -181,6 +181,9 @@ impl Observer {
         self.unlisted.retain(|name| hashes.contains(name));
         let new = |name: &u32| cell.lists(*name) == Listed::No && !self.unlisted.contains(name);
         let new: Vec<u32> = hashes.iter().copied().filter(new).collect();
+        if cell.has_changed() {
+            self.agenda.has_a_new_model(Instant::now());
+        }
         if !new.is_empty() {
             self.unlisted.extend(new);
             self.unlisted.truncate(UNLISTED_MAX);
@@ -189,6 +192,8 @@ impl Observer {
     }
 
     async fn ask_listed(&mut self, cell_before: Cell) {
+        // Read before the question: what changes meanwhile may be missing in the answer.
+        let changes = cell_before.changes();
         let said = self.subject.backend.listed().await;
         let now = Instant::now();
         let Some(cell) = self.cell().filter(|cell| cell.index() == cell_before.index()) else {
@@ -204,6 +209,7 @@ impl Observer {
                 if !is_told(cell, &hashes) {
                     cell.tell_listed(Some(&hashes));
                 }
+                cell.tell_changes_seen(changes);
                 Answer::List
             }
             Err(Unread::NoList(why)) => {

@@ -144,23 +144,26 @@ async fn shared(
 ) -> Result<(Bill, Option<Standing>), Unaffordable> {
     let hold = holder.hold(&gate.lodge.concurrency)?;
     let (terms, subject) = (&holder.terms, &holder.subject);
+    let mut visit = cluster.visit();
     let mut standing = None;
     match terms.requests {
         Requests::Gate => {
             for limit in gate.admission.limits(cause.scope) {
-                cluster.take(subject, cause.scope as u64, limit, 1).await?.standing.show_in(&mut standing);
+                visit.take(subject, cause.scope as u64, limit, 1).await?.standing.show_in(&mut standing);
             }
         }
         Requests::Own => {
             let mut taken: Vec<Passage> = Vec::new();
             for limit in terms.budget.request_limits() {
-                match cluster.take(subject, Budget::REQUESTS, limit, 1).await {
+                match visit.take(subject, Budget::REQUESTS, limit, 1).await {
                     Ok(passage) => {
                         passage.standing.clone().show_in(&mut standing);
                         taken.push(passage);
                     }
                     Err(refused) => {
-                        taken.iter().for_each(|passage| cluster.settle(subject, Budget::REQUESTS, passage, 0));
+                        for passage in &taken {
+                            cluster.settle(subject, Budget::REQUESTS, passage, 0);
+                        }
                         return Err(refused.into());
                     }
                 }
@@ -172,7 +175,7 @@ async fn shared(
         bill.prompt = prompt;
         let mut shared = Shared { cluster: cluster.clone(), subject: *subject, passages: Vec::new() };
         for limit in terms.budget.token_limits() {
-            shared.passages.push(cluster.take(subject, Budget::TOKENS, limit, estimate).await?);
+            shared.passages.push(visit.take(subject, Budget::TOKENS, limit, estimate).await?);
         }
         bill.tokens = Tokens::Shared(shared);
     }

@@ -224,14 +224,13 @@ pub(crate) async fn answering(
         }
     }
     if streams {
-        let stream = Stream { upstream, lease, frames: Frames::of(route, strip), route: route.clone() };
+        let stream = Stream { upstream, lease, frames: Frames::of(route, strip), route: route.clone(), changing: None };
         return Ok(Answering { status, fields, content: Content::Stream(Box::new(stream)) });
     }
     let whole = whole(gate, upstream, lease.as_ref()).await?;
     if let Some(lease) = lease.as_ref().filter(|_| status.is_success()) {
-        if let Some(stats) = whole_stats(route, &whole) {
-            settle(stats, lease, ledger);
-        }
+        // One that says nothing of its cost, as `/api/embeddings` does, has read the prompt all the same.
+        settle(whole_stats(route, &whole).unwrap_or_default(), lease, ledger);
         lease.completed();
     }
     // Its slot is free as soon as the backend has done its part.

@@ -344,7 +344,7 @@ impl Ledger {
             (None, Streaming::Yes) => Done::Seen { tokens: self.frames },
             // Its client left while it was worked on.
             (None, Streaming::No) if self.outcome.is_none() && self.is_in_service() => Done::Seen { tokens: 0 },
-            // No answer, an error, or one that says nothing of its cost.
+            // No answer, or an error.
             (None, Streaming::No) => Done::Nothing,
         }
     }

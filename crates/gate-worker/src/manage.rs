@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::exchange::{self, answering};
 use crate::gate::Gate;
 use crate::ledger::{Ledger, X_GATE_BACKEND};
-use crate::outbound::Answering;
+use crate::outbound::{Answering, Content};
 use crate::pipeline::{Caller, piece};
 use crate::wire::Line;
 
@@ -31,6 +31,15 @@ pub(crate) struct Upload<'a> {
     pub(crate) line: &'a Line,
     pub(crate) head: &'a Parts,
     pub(crate) body: &'a mut Option<Incoming>,
+}
+
+/// A backend whose models are being changed. Dropped, it says that they were, whatever came of it.
+pub(crate) struct Changing(Rc<Member>);
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.cell().models_changed();
+    }
 }
 
 /// Has a backend change its models, and hands on what it says of it.
@@ -44,9 +53,14 @@ pub(crate) async fn work(
     let member = named(gate, head)?;
     ledger.asks(&member);
     let asked = Instant::now();
+    let changing = Changing(Rc::clone(&member));
     let exchange = member.backend.send(&exchange::ask(caller, route, Some(body))).await?;
     ledger.upstream(asked.elapsed());
-    answering(gate, (exchange, None), (route, Strip::No), ledger).await
+    let mut answering = answering(gate, (exchange, None), (route, Strip::No), ledger).await?;
+    if let Content::Stream(stream) = &mut answering.content {
+        stream.changing = Some(changing);
+    }
+    Ok(answering)
 }
 
 /// Asks a backend for a blob, or hands one on.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::drain::Cut;
 use crate::gate::Gate;
 use crate::ledger::{Ledger, Wants};
+use crate::manage::Changing;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Stream {
     pub(crate) frames: Frames,
     /// What it answers.
     pub(crate) route: Route,
+    /// Whose models change with it.
+    pub(crate) changing: Option<Changing>,
 }
 
 impl Answering {
@@ -115,6 +118,8 @@ pub(crate) struct Relay {
     upstream: Option<(UpstreamBody, Option<Lease>)>,
     frames: Frames,
     route: Route,
+    /// Says at the end that the backend's models have changed.
+    changing: Option<Changing>,
     gate: Rc<Gate>,
     ledger: Ledger,
     pause: Pause,
@@ -148,27 +153,36 @@ impl Pause {
     }
 }
 
+/// Whose doing it is that a stream ends early.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// Its backend's, for which that counts as a failure.
+    Backend,
+    /// Its time is over, or the worker's.
+    Nobody,
+}
+
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
-    fn new(Stream { upstream, lease, frames, route }: Stream, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
+    fn new(Stream { upstream, lease, frames, route, changing }: Stream, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
         ledger.streams();
         let end = gate.plan.request_timeout.map(|limit| Box::pin(sleep_until(ledger.opened() + limit)));
         let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };
-        Self { upstream: Some((upstream, lease)), frames, route, gate, ledger, pause, end }
+        Self { upstream: Some((upstream, lease)), frames, route, changing, gate, ledger, pause, end }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
             let Some((upstream, _)) = &mut self.upstream else { return Poll::Ready(None) };
             if self.gate.ground.drain.cut() == Cut::All {
-                return self.cut(&Rejection::Draining);
+                return self.stops(&Rejection::Draining, Blame::Nobody);
             }
             if let Some(end) = &mut self.end
                 && end.as_mut().poll(cx).is_ready()
             {
                 let after = self.gate.plan.request_timeout.unwrap_or_default();
-                return self.cut(&Rejection::BackendTimeout { phase: Phase::Whole, after });
+                return self.stops(&Rejection::BackendTimeout { phase: Phase::Whole, after }, Blame::Nobody);
             }
             match upstream.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
@@ -200,6 +214,7 @@ impl Relay {
 
     /// The backend has ended its answer: well, or without saying so.
     fn ended(&mut self) -> Polled {
+        self.changing = None;
         let lease = self.upstream.take().and_then(|(_, lease)| lease);
         match self.frames.finish() {
             End::Complete { stats } => {
@@ -229,15 +244,17 @@ impl Relay {
 
     /// Ends the stream because of its backend.
     fn breaks(&mut self, why: &Rejection) -> Polled {
-        if let Some((_, Some(lease))) = &self.upstream {
-            lease.broke();
-        }
-        self.cut(why)
+        self.stops(why, Blame::Backend)
     }
 
-    /// Ends the stream here and tells the client why.
-    fn cut(&mut self, why: &Rejection) -> Polled {
-        self.upstream = None;
+    /// Ends the stream here and tells the client why; but where its last frame has come already, nothing is missing.
+    fn stops(&mut self, why: &Rejection, blame: Blame) -> Polled {
+        if !matches!(self.frames.finish(), End::Cut { .. }) {
+            return self.ended();
+        }
+        if let Some((_, Some(lease))) = self.upstream.take().filter(|_| blame == Blame::Backend) {
+            lease.broke();
+        }
         self.tell(why)
     }
 

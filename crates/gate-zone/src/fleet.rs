@@ -401,8 +401,31 @@ impl Cell {
 
     /// Whether it lists a model, by [`Instance::name`].
     pub fn lists(self, name: u32) -> Listed {
+        if self.has_changed() {
+            return Listed::Unknown;
+        }
         let halves = &self.words[backend::INVENTORY..backend::INVENTORY + 2 * backend::INVENTORY_COUNT];
         inventory::lists(self.load(backend::LISTED), halves, name)
+    }
+
+    /// Says that its models may have changed: until it is asked anew, nobody knows what it lists.
+    pub fn models_changed(self) {
+        update(self.word(backend::CHANGES), |word| Some(word.wrapping_add(1 << 32)));
+    }
+
+    /// How often its models were said to change.
+    pub fn changes(self) -> u32 {
+        (self.load(backend::CHANGES) >> 32) as u32
+    }
+
+    /// Whether its models were said to change since it told what it lists.
+    pub fn has_changed(self) -> bool {
+        self.changes() != self.load(backend::CHANGES) as u32
+    }
+
+    /// Says that its list is one of after so many changes. Monitor only.
+    pub fn tell_changes_seen(self, changes: u32) {
+        update(self.word(backend::CHANGES), |word| Some(word & !u64::from(u32::MAX) | u64::from(changes)));
     }
 
     /// How many models it lists; `None` while that is not known.

@@ -143,6 +143,8 @@ pub mod backend {
     /// How many requests it is given at once by the newest configuration; 0 while none has said. Written by each process
     /// that begins with one.
     pub const ALLOWED: usize = 14;
+    /// How often its models were said to change << 32 | how many of these its list has seen. By compare-and-swap.
+    pub const CHANGES: usize = 15;
     /// Models in memory: see [`crate::fleet::residents`]. By compare-and-swap.
     pub const RESIDENT: usize = 16;
     /// How many are remembered.

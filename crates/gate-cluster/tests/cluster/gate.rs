@@ -235,7 +235,7 @@ async fn take(cluster: &Cluster, name: &str, numbers: &[&str]) -> String {
                 let mut told = Count::default();
                 for _ in 0..own {
                     let began = Instant::now();
-                    match cluster.take(&subject, SCOPE, &limit, cost).await {
+                    match cluster.visit().take(&subject, SCOPE, &limit, cost).await {
                         Ok(passage) => {
                             told.admitted += 1;
                             if used != cost {

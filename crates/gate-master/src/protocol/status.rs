@@ -38,6 +38,9 @@ pub struct Status {
     pub queue: QueueUse,
     /// How full the tables of the limits are.
     pub limiter: Vec<LimiterUse>,
+    /// The store in which limits count over several gates; `None` where this gate counts alone.
+    #[serde(default)]
+    pub store: Option<StoreUse>,
     /// The keys of clients that are in force; `None` where none is asked for.
     #[serde(default)]
     pub keys: Option<KeysUse>,
@@ -147,6 +150,18 @@ words! {
         Open = "open",
         /// It gets one, whose end decides.
         Trial = "trial",
+    }
+}
+
+words! {
+    /// How the store of limits is.
+    StoreState {
+        /// Nobody has asked it yet.
+        Unknown = "unknown",
+        /// It answers, as far as anybody knows.
+        Well = "well",
+        /// It does not; limits hold locally.
+        Away = "away",
     }
 }
 
@@ -283,6 +298,19 @@ pub struct LimiterUse {
     pub entries: u64,
     /// How many it counts.
     pub used: u64,
+}
+
+/// The store in which limits count over several gates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreUse {
+    /// Where it is, without its credentials.
+    pub url: String,
+    /// How it is.
+    pub state: StoreState,
+    /// When it was noticed to be away; `None` where it is not.
+    pub away_since: Option<String>,
+    /// What of each limit this gate lets pass on its own while the store is away: `1/3`.
+    pub share: String,
 }
 
 /// The keys of clients.

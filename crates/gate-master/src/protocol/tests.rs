@@ -21,6 +21,7 @@ const STATUS: &str = r#"{"ok":true,"version":"0.1.0","pid":10,"uptime_s":61,"gen
 "in_flight":0,"slots":4,"waiting":0,"loaded":[],"listed":null}],
 "queue":{"length":2,"limit":512,"oldest_ms":700,"mean_service_ms":null},
 "limiter":[{"window_s":60,"entries":131072,"used":12}],
+"store":{"url":"redis://***@store:6379","state":"away","away_since":"2026-01-02T03:04:05Z","share":"1/3"},
 "keys":{"file":"/etc/ollama-gate/keys","keys":12,"names":9,"policies":2,"generation":3,"time":"2026-01-02T03:04:05Z"},
 "totals":{"requests":7,"in_flight":1,"streams":1,"connections":2,"answers":{"2xx":5,"3xx":0,"4xx":1,"5xx":0},
 "limited":1,"left":0},
@@ -154,6 +155,7 @@ fn a_status_is_read_and_written_whole() {
     assert_eq!((status.state, status.processes[0].state), (GateState::Serving, ProcessState::Ready));
     assert_eq!((status.listeners[1].queue, status.totals.answers.success), (None, 5));
     assert_eq!((status.backends[0].state, status.backends[0].breaker), (BackendState::Failing, BreakerState::Open));
+    assert_eq!(status.store.as_ref().map(|store| store.state), Some(StoreState::Away));
     assert_eq!(status.deaths[0].in_service, ["POST /api/generate for 41.2 s"]);
     let line = Answer::Status(status).to_line();
     let as_value = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
