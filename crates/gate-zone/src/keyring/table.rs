@@ -85,10 +85,12 @@ impl Table {
     /// Writes what [`check`] has found good into a half that nobody reads.
     pub(super) fn write(self, keys: &[Record<'_>], policies: &[&str]) {
         let buckets = keys.len().max(1);
-        let order = self.write_buckets(keys, buckets);
-        let mut at = keyring::RECORDS;
-        for place in order {
-            at = self.write_record(at, &keys[place as usize]);
+        let mut next = self.write_buckets(keys, buckets);
+        // In the order of the keys, as they and their names lie in memory: to wait for what is read costs more than for
+        // what is written.
+        for key in keys {
+            let at = &mut next[bucket_of(key.id, buckets)];
+            *at = self.write_record(*at, key);
         }
         let mut start = 0;
         for (place, text) in policies.iter().enumerate() {
@@ -103,30 +105,20 @@ impl Table {
         self.store(keyring::POLICY_COUNT, policies.len() as u64);
     }
 
-    /// Writes where each bucket begins; gives back the places of the keys in the order of their buckets.
-    fn write_buckets(self, keys: &[Record<'_>], buckets: usize) -> Vec<u32> {
-        let mut sizes = vec![(0, 0); buckets];
+    /// Writes where each bucket begins; gives back where the first record of each goes.
+    fn write_buckets(self, keys: &[Record<'_>], buckets: usize) -> Vec<usize> {
+        let mut next = vec![0; buckets];
         for key in keys {
-            let (records, words) = &mut sizes[bucket_of(key.id, buckets)];
-            *records += 1;
-            *words += record::WORDS + words_of(key.name);
+            next[bucket_of(key.id, buckets)] += record::WORDS + words_of(key.name);
         }
-        let (mut place, mut at) = (0, 0);
-        for (bucket, (records, words)) in sizes.iter_mut().enumerate() {
+        let mut at = 0;
+        for (bucket, words) in next.iter_mut().enumerate() {
             self.store(keyring::BUCKETS + bucket, at as u64);
-            at += *words;
-            // From here on: the place of the next one of this bucket.
-            (*records, place) = (place, place + *records);
+            (*words, at) = (keyring::RECORDS + at, at + *words);
         }
         self.store(keyring::BUCKETS + buckets, at as u64);
         self.store(keyring::RECORDS_USED, at as u64);
-        let mut order = vec![0; keys.len()];
-        for (index, key) in keys.iter().enumerate() {
-            let (place, _) = &mut sizes[bucket_of(key.id, buckets)];
-            order[*place] = index as u32;
-            *place += 1;
-        }
-        order
+        next
     }
 
     /// Writes a record and its name; gives back where the next one begins.
