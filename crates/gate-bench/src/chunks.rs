@@ -2,6 +2,7 @@
 //!
 //! Source and sink are processes of their own, so that they can be pinned and their work is not the servers'.
 
+mod framing;
 pub(crate) mod line;
 pub(crate) mod sink;
 pub(crate) mod source;

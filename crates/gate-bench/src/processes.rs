@@ -125,6 +125,11 @@ pub(crate) fn machine() -> String {
     format!("{processors} x {model}, Linux {}", kernel.trim())
 }
 
+/// Milliseconds for which a process's first thread has had a processor, as fine as the scheduler counts.
+pub(crate) fn ran_ms(pid: u32) -> Option<f64> {
+    parse_ran(&read(&format!("/proc/{pid}/schedstat"))?)
+}
+
 /// How busy the machine is: processes that want a processor, over one, five and fifteen minutes.
 pub(crate) fn load() -> String {
     let said = read("/proc/loadavg").unwrap_or_default();
@@ -162,6 +167,11 @@ fn parse_machine(text: &str) -> Option<f64> {
 }
 
 /// The number in a line of `/proc/PID/status` or of a file like it; memory is in kilobytes there.
+fn parse_ran(schedstat: &str) -> Option<f64> {
+    let ns: u64 = schedstat.split_whitespace().next()?.parse().ok()?;
+    Some(ns as f64 / 1e6)
+}
+
 fn parse_kib(status: &str, name: &str) -> Option<u64> {
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
@@ -189,6 +199,13 @@ mod tests {
         assert_eq!(parse_machine(text), Some(5.07));
         assert_eq!(parse_machine("cpu0 1 2 3 4 5 6 7\n"), None);
         assert_eq!(parse_machine("cpu  1 2\n"), None);
+    }
+
+    #[test]
+    fn time_on_a_processor() {
+        assert_eq!(parse_ran("12500000 34 56\n"), Some(12.5));
+        assert_eq!(parse_ran(""), None);
+        assert!(ran_ms(std::process::id()).is_some_and(|ms| ms > 0.0));
     }
 
     #[test]

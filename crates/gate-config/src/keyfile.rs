@@ -141,7 +141,9 @@ impl std::error::Error for KeyFaults {}
 impl KeyFile<'_> {
     /// How many clients there are.
     pub fn names(&self) -> usize {
-        self.lines.iter().map(|line| line.name).collect::<HashSet<_>>().len()
+        let mut names = HashSet::with_capacity(self.lines.len());
+        names.extend(self.lines.iter().map(|line| line.name));
+        names.len()
     }
 
     /// The lengths of the windows in which their limits and tokens count, shortest first.
@@ -158,7 +160,8 @@ impl KeyFile<'_> {
 /// # Errors
 /// Everything that is wrong with it, as far as that can be told.
 pub fn parse(text: &str) -> Result<KeyFile<'_>, KeyFaults> {
-    let mut reading = Reading::default();
+    // Room for all lines at once: moving them each time that there is too little is a good part of reading them.
+    let mut reading = Reading::for_lines(text.bytes().filter(|byte| *byte == b'\n').count().min(KEYS_MAX) + 1);
     if text.len() > FILE_BYTES_MAX {
         reading.faults.add(0, format!("the file is too large: at most {FILE_BYTES_MAX} bytes"));
         return Err(reading.faults);
@@ -189,6 +192,11 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
+    fn for_lines(count: usize) -> Self {
+        let file = KeyFile { lines: Vec::with_capacity(count), ..KeyFile::default() };
+        Self { file, seen: Vec::with_capacity(count), ..Self::default() }
+    }
+
     fn read(&mut self, number: usize, line: &'a str) {
         let mut words = Words(line);
         let Some([id, salt, digest, name, created, expires]) = words.six() else {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use gate_config::{Plan, keyfile};
+use gate_sys::memory;
 use gate_sys::privilege::Identity;
 use nix::fcntl::OFlag;
 
@@ -48,6 +49,15 @@ pub(crate) struct Secrets {
     pub(crate) cluster_password: Option<Rc<Secret>>,
 }
 
+/// Key files are large, and hardly ever read.
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        if self.keys.take().is_some() {
+            memory::give_back_freed();
+        }
+    }
+}
+
 impl Secrets {
     /// Reads the files that the plan names.
     ///
@@ -74,14 +84,15 @@ impl Secrets {
 fn read_private(path: &Path, identity: &Identity, bytes_max: usize) -> Result<String, String> {
     let shown = path.display();
     let file = open_private(path)?;
-    let owner = file.metadata().map_err(|error| format!("{shown}: {error}"))?.uid();
+    let found = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
+    let owner = found.uid();
     if !identity.trusts(owner) {
         return Err(format!(
             "{shown} belongs to user {owner}, who is neither root nor the gate's own user: chown root {shown}"
         ));
     }
-    let mut text = String::new();
     // One byte more than there may be, to tell a file that is too large from one that just fits.
+    let mut text = String::with_capacity(bytes_max.min(found.len() as usize) + 1);
     let read = file.take(bytes_max as u64 + 1).read_to_string(&mut text);
     read.map_err(|error| format!("cannot read {shown}: {error}"))?;
     if text.len() > bytes_max { Err(format!("{shown} is too large: at most {bytes_max} bytes")) } else { Ok(text) }

@@ -65,10 +65,14 @@ fn beside_nginx(found: &Found) -> [(String, Bar, Measured); 3] {
 }
 
 fn many(found: Option<&keys::Found>) -> [(String, Bar, Measured); 2] {
-    let of = |figure: fn(&keys::Found) -> &Vec<f64>| found.and_then(|found| spread(figure(found), 1));
+    let load = found.and_then(|found| {
+        let cpu = median(found.load_cpu_ms.iter().copied()).unwrap_or(f64::NAN);
+        spread(&found.load_ms, 1).map(|(middle, text)| (middle, format!("{text}, {cpu:.1} of CPU")))
+    });
+    let memory = found.and_then(|found| spread(&found.memory_mib, 1));
     [
-        (format!("loading {} keys, ms", keyfile::KEYS), Bar::AtMost(100.0), of(|found| &found.load_ms)),
-        (format!("memory of {} keys, MiB", keyfile::KEYS), Bar::AtMost(20.0), of(|found| &found.memory_mib)),
+        (format!("loading {} keys, ms", keyfile::KEYS), Bar::AtMost(100.0), load),
+        (format!("memory of {} keys, MiB", keyfile::KEYS), Bar::AtMost(20.0), memory),
     ]
 }
 
@@ -86,10 +90,10 @@ mod tests {
 
     #[test]
     fn every_bar_is_judged() {
-        let keys = keys::Found { load_ms: vec![90.0, 101.0, 80.04], memory_mib: vec![20.1] };
+        let keys = keys::Found { load_ms: vec![90.0, 101.0, 80.04], load_cpu_ms: vec![60.0], memory_mib: vec![20.1] };
         let found = Found { key: [vec![900.0, 1500.4, 1500.0], vec![1501.0]], keys: Some(keys), ..Found::default() };
         let text = table(&found).to_string();
-        for part in ["1500 (900 to 1500)", "90.0 (80.0 to 101.0)", "20.1 (20.1 to 20.1)"] {
+        for part in ["1500 (900 to 1500)", "90.0 (80.0 to 101.0), 60.0 of CPU", "20.1 (20.1 to 20.1)"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let counts =

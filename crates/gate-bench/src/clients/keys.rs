@@ -34,6 +34,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Found {
     /// Milliseconds from the request to the answer.
     pub(crate) load_ms: Vec<f64>,
+    /// Milliseconds of the master's processor time in each: what is left where nobody else wants the machine.
+    pub(crate) load_cpu_ms: Vec<f64>,
     /// MiB of all processes together, with keys less without.
     pub(crate) memory_mib: Vec<f64>,
 }
@@ -53,7 +55,10 @@ pub(crate) fn measure(ground: &Ground<'_>, rounds: u32) -> Result<Found, Complai
         let gate = Gate::start(ground, &format!("keys-{round}"), backend.port, Some(&file))?;
         let mut loads_ms = Vec::new();
         for _ in 0..LOADS {
+            let ran = || processes::ran_ms(gate.started.pid()).unwrap_or(f64::NAN);
+            let before = ran();
             loads_ms.push(gate.load()?.as_secs_f64() * 1e3);
+            found.load_cpu_ms.push(ran() - before);
         }
         let memory_mib = gate.settled(&keys)? - without;
         let typical = median(loads_ms.iter().copied()).unwrap_or(f64::NAN);
