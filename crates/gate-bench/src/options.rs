@@ -46,7 +46,7 @@ Options of supervise:
 Options of fleet:
   --rounds N              interleaved rounds beside nginx (5)
   --seconds N             length of each (5)
-  --scale N               what loads and answers are divided by in the part swaps (10)
+  --scale N               what loads and answers are divided by in the part swaps (3)
   --only NAME,NAME        of lease, rate, fairness, kills, cancel, swaps (all)
   --gate FILE             the gate's binary (built by cargo build --release)
 

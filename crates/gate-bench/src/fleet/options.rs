@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use crate::complaint::Complaint;
 use crate::options::{Asked, ROUNDS_MAX, SECONDS_MAX, each_option, number, path, usage};
 
-/// The scale of loads and answers: a run of some minutes becomes one of one.
-const SCALE: u32 = 10;
+/// The scale of loads and answers: a run of some minutes becomes one of two. What is in memory is asked for once a second, whatever
+/// the scale, so a larger one measures how old that is.
+const SCALE: u32 = 3;
 /// Beyond this, the timers' own steps would be measured.
 const SCALE_MAX: u32 = 50;
 
