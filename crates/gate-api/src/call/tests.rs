@@ -328,11 +328,11 @@ fn what_is_counted() {
     check("generate", r#"{"model":"m","prompt":"x","context":[1,2]}"#, (6, 0, 0));
     check("chat", r#"{"model":"m","messages":[{"content":"ab","images":["AAAA"]},{"content":"c"},null]}"#, (3, 1, 3));
     check("chat", r#"{"model":"m","messages":[{"content":"a"}],"tools":[{}]}"#, (5, 0, 1));
-    check("embed", r#"{"model":"m","input":["ab","c",""]}"#, (3, 0, 0));
+    check("embed", r#"{"model":"m","input":["ab","c",""]}"#, (3, 0, 3));
     check("embed", r#"{"model":"m","input":"ab"}"#, (2, 0, 0));
     check("embeddings", r#"{"model":"m","prompt":"abc"}"#, (3, 0, 0));
     check("completions", r#"{"model":"m","prompt":"abc","suffix":"d"}"#, (4, 0, 0));
-    check("v1_embeddings", r#"{"model":"m","input":["ab","c"]}"#, (3, 0, 0));
+    check("v1_embeddings", r#"{"model":"m","input":["ab","c"]}"#, (3, 0, 2));
     let parts = r#"[{"type":"text","text":"ab"},{"type":"image_url","image_url":{"url":"data:;base64,AAAA"}},{"\u0074ype":"t\u0065xt","text":"c"}]"#;
     check(
         "chat_completions",
