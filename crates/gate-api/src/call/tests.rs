@@ -328,6 +328,7 @@ fn what_is_counted() {
     check("generate", r#"{"model":"m","prompt":"x","context":[1,2]}"#, (6, 0, 0));
     check("chat", r#"{"model":"m","messages":[{"content":"ab","images":["AAAA"]},{"content":"c"},null]}"#, (3, 1, 3));
     check("chat", r#"{"model":"m","messages":[{"content":"a"}],"tools":[{}]}"#, (5, 0, 1));
+    check("chat", r#"{"model":"m","messages":[{"content":"a","thinking":"b\u00e9"},{"thinking":null}]}"#, (4, 0, 2));
     check("embed", r#"{"model":"m","input":["ab","c",""]}"#, (3, 0, 3));
     check("embed", r#"{"model":"m","input":"ab"}"#, (2, 0, 0));
     check("embeddings", r#"{"model":"m","prompt":"abc"}"#, (3, 0, 0));
