@@ -101,11 +101,16 @@ fn pages_of_this_machine_and_of_the_gate_may_ask_and_others_only_if_they_are_nam
     for origin in OF_OLLAMA {
         may(&plain, origin, origin);
     }
-    // As the tests' requests name the gate.
-    may(&plain, "https://gate.test", "https://gate.test");
-    for origin in STRANGERS {
+    // As browsers name a gate that has only an address.
+    let by_address = |origin| named("chat").request(MODEL, "hi").header("Host", "192.0.2.7").header("Origin", origin);
+    assert_eq!(plain.ask(&by_address("http://192.0.2.7")).status, 200);
+    assert_eq!(plain.ask(&by_address("http://192.0.2.8")).status, 403);
+    // As the tests' requests name the gate; but whose page it is that bears such a name, only the operator can say.
+    for origin in STRANGERS.into_iter().chain(["https://gate.test"]) {
         may_not(&plain, &backend, origin);
     }
+    let own = gate(&backend.url(), &["--origins", "https://gate.test"]).start();
+    may(&own, "https://gate.test", "https://gate.test");
     let further = gate(&backend.url(), &["--origins", "https://chat.example.com,https://*.example.org"]).start();
     for origin in ["https://chat.example.com", "https://a.example.org", OF_OLLAMA[0]] {
         may(&further, origin, origin);
@@ -158,6 +163,9 @@ fn a_preflight_needs_no_key_and_what_follows_it_does() {
             ("this origin is not open on this gate".into(), 0)
         );
     }
+    // Pages of the gate's own name can do nothing without a key, whoever made them.
+    assert_eq!(gate.ask(&preflight(named("chat"), "https://gate.test")).status, 204);
+    refused(named("chat"), &gate.ask(&named("chat").request(MODEL, "hi").header("Origin", "https://gate.test")), 401);
     let way = named("messages");
     assert_eq!(way.dialect, Dialect::Anthropic);
     let asked = [(); 2].map(|()| gate.ask(&by(&key, &way.request(MODEL, "hi")).header("Origin", origin)));

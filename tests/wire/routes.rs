@@ -132,7 +132,7 @@ fn bodies_that_ollama_would_read_otherwise_or_must_not_read_reach_nobody() {
 #[test]
 fn nothing_of_a_clients_own_headers_goes_on() {
     let backend = echo();
-    let gate = gate(&backend, &[]).start();
+    let gate = gate(&backend, &["--origins", "https://evil.test"]).start();
     let loaded = |request: Request| {
         [
             ("Authorization", "Bearer secret"),

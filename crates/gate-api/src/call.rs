@@ -48,6 +48,24 @@ pub enum Usage {
     Added,
 }
 
+/// A host, other than Ollama's own registry, that the server would turn to, with its port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remote {
+    /// The host in a model's name, from which that model is fetched, or to which it is sent.
+    Named(String),
+    /// One told beside the names: whatever a new model is made from is there, also where its name says another host.
+    Told(String),
+}
+
+impl Remote {
+    /// The host, as it was spelled.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Named(host) | Self::Told(host) => host,
+        }
+    }
+}
+
 /// A body that Ollama will take, if it has the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -58,8 +76,8 @@ pub struct Call {
     pub source: Source,
     /// Further models it names: a copy's destination, what a new model is made from. Policy holds for them too.
     pub others: Vec<String>,
-    /// The host, other than Ollama's own registry, that the server would turn to for pulling, pushing or creating.
-    pub remote: Option<String>,
+    /// The host that the server would turn to for pulling, pushing or creating.
+    pub remote: Option<Remote>,
     /// Whether the answer comes in pieces.
     pub stream: Stream,
     /// What it makes Ollama do.

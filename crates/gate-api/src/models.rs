@@ -5,7 +5,7 @@
 //! Invariant: a model of Ollama's cloud is admitted only by a pattern that names its tag, and a host that the server would
 //! turn to only by one that names the host; no `*` reaches either.
 
-use crate::call::Call;
+use crate::call::{Call, Remote};
 use crate::native::listed_as;
 
 #[cfg(test)]
@@ -46,6 +46,17 @@ impl Name {
         Self { host, path: path.to_owned(), tag: tag.to_owned() }
     }
 
+    /// The same name, asked for at `host`: a host of its own is there a part of it.
+    fn at(self, host: &str) -> Self {
+        let told = host.to_ascii_lowercase();
+        let host = match self.host {
+            Some(named) if named != told => format!("{told}/{named}"),
+            _ => told,
+        };
+        let path = if self.path.contains('/') { self.path } else { format!("{LIBRARY}{}", self.path) };
+        Self { host: Some(host), path, tag: self.tag }
+    }
+
     fn is_cloud(&self) -> bool {
         self.tag == "cloud" || self.tag.ends_with("-cloud")
     }
@@ -68,24 +79,20 @@ impl Patterns {
 
     /// Whether all models that `call` names are admitted, and the host that the server would turn to.
     pub fn admits(&self, call: &Call) -> bool {
-        let remote = call.remote.as_deref().map(str::to_ascii_lowercase);
         let names = || std::iter::once(&call.model).chain(&call.others).map(|name| Name::listed(name));
-        let Some(remote) = remote else {
-            return (self.every && listed_is_local(call)) || names().all(|name| self.admits_name(&name));
-        };
-        // A name of that host is reached for there; one without a host is reached for only where another host was told
-        // for what a new model is made from.
-        let is_there = |name: &Name| name.host.as_deref() == Some(&*remote);
-        if names().any(|name| is_there(&name)) {
-            return names()
-                .all(|name| if is_there(&name) { self.admits_remote(&name) } else { self.admits_name(&name) });
+        match &call.remote {
+            None => (self.every && listed_is_local(call)) || names().all(|name| self.admits_name(&name)),
+            Some(Remote::Named(host)) => {
+                let is_there = |name: &Name| name.host.as_deref().is_some_and(|named| named.eq_ignore_ascii_case(host));
+                names().any(|name| is_there(&name))
+                    && names()
+                        .all(|name| if is_there(&name) { self.admits_remote(&name) } else { self.admits_name(&name) })
+            }
+            Some(Remote::Told(host)) => {
+                self.admits_name(&Name::listed(&call.model))
+                    && call.others.iter().all(|name| self.admits_remote(&Name::listed(name).at(host)))
+            }
         }
-        self.admits_name(&Name::listed(&call.model))
-            && call.others.iter().all(|name| {
-                let name = Name::listed(name);
-                let path = if name.path.contains('/') { name.path } else { format!("{LIBRARY}{}", name.path) };
-                self.admits_remote(&Name { host: Some(remote.clone()), path, tag: name.tag })
-            })
     }
 
     /// Whether a model that a backend lists under `name` is admitted.

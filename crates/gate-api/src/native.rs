@@ -86,6 +86,7 @@ const MESSAGES: Messages = Messages {
                 _ if value == "null" => {}
                 "role" => role = Some(value),
                 "content" => content = Some(value),
+                "thinking" => heard.text(Some(value)),
                 "tool_calls" => heard.written(Some(value)),
                 "images" => heard.images(value),
                 _ => {}

@@ -3,7 +3,10 @@
 //! What is allowed without being named is what Ollama allows: pages of this machine, and applications that show pages of
 //! their own. It knows no request; a caller brings Origin and Host.
 //!
-//! Invariant: nothing is allowed that no pattern names but a page of the gate's own origin.
+//! Invariant: nothing is allowed that no pattern names but a page of the gate's own origin, and without keys not even that
+//! where its host is a name for which anybody's name server may answer.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Who may ask besides the gate's own origin.
 #[derive(Debug, Clone)]
@@ -20,6 +23,16 @@ enum Scope {
     Named,
 }
 
+/// Which pages of the gate's own origin are no strangers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// All: whoever asks needs a key, and a page has none by being there.
+    Any,
+    /// Those at an address or at a name of this network. Any other name may be one whose owner lets it lead here after his
+    /// page was loaded from elsewhere, and then his page has what looks like the gate's own origin.
+    Near,
+}
+
 /// An origin, or what stands before and after the `*` in many.
 #[derive(Debug, Clone)]
 struct Pattern {
@@ -29,6 +42,9 @@ struct Pattern {
 
 /// Machines whose pages Ollama trusts, with http or https and any port.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "0.0.0.0"];
+
+/// Ends of names that no public name server answers for: those whose own pages Ollama trusts.
+const NEAR: [&[u8]; 3] = [b".localhost", b".local", b".internal"];
 
 /// Schemes of applications whose pages Ollama trusts. Browser extensions it does not: they are to be named.
 const APPLICATIONS: [&str; 5] = ["app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*"];
@@ -69,11 +85,13 @@ impl Origins {
         Self { scope, patterns }
     }
 
-    /// Whether a page of `origin` may ask the gate, which it knows as `host`.
-    pub fn admits(&self, origin: &[u8], host: Option<&[u8]>) -> bool {
+    /// Whether a page of `origin` may ask the gate, which it knows as `host`; `own` says which of the gate's own may.
+    pub fn admits(&self, origin: &[u8], host: Option<&[u8]>, own: Own) -> bool {
         let is_own = host.is_some_and(|host| {
             let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-            !host.is_empty() && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+            !host.is_empty()
+                && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+                && (own == Own::Any || is_near(host))
         });
         is_own || self.scope == Scope::Any || self.patterns.iter().any(|pattern| pattern.fits(origin))
     }
@@ -134,6 +152,20 @@ impl Pattern {
     }
 }
 
+/// Whether a Host leads to a place that no stranger can have chosen: an address, or a name of this machine or network.
+fn is_near(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    let ends_in = |end: &[u8]| {
+        let at = name.len().checked_sub(end.len());
+        at.is_some_and(|at| at > 0 && name.as_bytes()[at..].eq_ignore_ascii_case(end))
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok() || NEAR.into_iter().any(ends_in)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +190,7 @@ mod tests {
             "vscode-webview://0abc",
             "vscode-file://vscode-app",
         ] {
-            assert!(defaults.admits(origin.as_bytes(), None), "{origin}");
+            assert!(defaults.admits(origin.as_bytes(), None, Own::Near), "{origin}");
         }
         for origin in [
             "",
@@ -180,7 +212,7 @@ mod tests {
             "app://a b",
             "https://app://x",
         ] {
-            assert!(!defaults.admits(origin.as_bytes(), None), "{origin}");
+            assert!(!defaults.admits(origin.as_bytes(), None, Own::Near), "{origin}");
         }
     }
 
@@ -189,7 +221,7 @@ mod tests {
         let further =
             origins(&["https://Chat.example.com", " https://*.example.org", "chrome-extension://*", "https://x:*"]);
         let check = |origin: &str, admitted: bool| {
-            assert_eq!(further.admits(origin.as_bytes(), Some(b"gate.test")), admitted, "{origin}");
+            assert_eq!(further.admits(origin.as_bytes(), Some(b"gate.test"), Own::Near), admitted, "{origin}");
         };
         check("https://chat.example.com", true);
         check("https://chat.example.com:8443", false);
@@ -203,11 +235,11 @@ mod tests {
         check("https://x:1", true);
         check("https://x:1a", false);
         check("http://localhost:3000", true);
-        assert!(origins(&["null"]).admits(b"null", None));
+        assert!(origins(&["null"]).admits(b"null", None, Own::Near));
         for odd in ["example.com", "*://b.a.c", "null*", "*.example.com", "https://*.a.*", ""] {
             let odd = origins(&[odd]);
             for origin in ["http://example.com", "https://x.example.com", "https://b.a.c", "", "null"] {
-                assert!(!odd.admits(origin.as_bytes(), None), "{odd:?}: {origin}");
+                assert!(!odd.admits(origin.as_bytes(), None, Own::Near), "{odd:?}: {origin}");
             }
         }
     }
@@ -215,8 +247,8 @@ mod tests {
     #[test]
     fn a_page_of_the_gates_own_origin_is_no_stranger() {
         let defaults = origins(&[]);
-        assert!(defaults.admits(b"https://gate.test:8443", Some(b"gate.test:8443")));
-        assert!(defaults.admits(b"http://gate.test", Some(b"Gate.test")));
+        assert!(defaults.admits(b"https://gate.test:8443", Some(b"gate.test:8443"), Own::Any));
+        assert!(defaults.admits(b"http://gate.test", Some(b"Gate.test"), Own::Any));
         for (origin, host) in [
             ("https://gate.test", Some("gate.test:8443")),
             ("https://gate.test", None),
@@ -225,16 +257,61 @@ mod tests {
             ("app:gate.test", Some("gate.test")),
             ("gate.test", Some("gate.test")),
             ("null", Some("null")),
+            ("https://10.0.0.1", Some("10.0.0.2")),
         ] {
-            assert!(!defaults.admits(origin.as_bytes(), host.map(str::as_bytes)), "{origin} {host:?}");
+            for own in [Own::Any, Own::Near] {
+                assert!(!defaults.admits(origin.as_bytes(), host.map(str::as_bytes), own), "{origin} {host:?} {own:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_name_that_may_lead_anywhere_makes_no_page_the_gates_own() {
+        let defaults = origins(&[]);
+        let check = |host: &str, near: bool| {
+            let origin = format!("http://{host}");
+            let admitted = |own| defaults.admits(origin.as_bytes(), Some(host.as_bytes()), own);
+            assert_eq!((admitted(Own::Near), admitted(Own::Any)), (near, true), "{host}");
+        };
+        for host in [
+            "192.0.2.7",
+            "192.0.2.7:8000",
+            "[2001:db8::1]",
+            "[::1]:8000",
+            "LocalHost:8000",
+            "gate.localhost",
+            "Gate.LOCAL:8000",
+            "a.gate.internal",
+        ] {
+            check(host, true);
+        }
+        for host in [
+            "gate.test",
+            "gate",
+            "evil.example:8000",
+            "192.0.2.7.evil.example",
+            "192.0.2",
+            "192.0.2.7.",
+            "[evil.example]",
+            "[::1",
+            "localhost.evil.example",
+            "xlocalhost",
+            "gate.local.evil.example",
+            "notlocal",
+            ".local",
+            "xinternal:8000",
+        ] {
+            check(host, false);
+        }
+        // An operator who means such a name says so.
+        assert!(origins(&["https://gate.test"]).admits(b"https://gate.test", Some(b"gate.test"), Own::Near));
     }
 
     #[test]
     fn all_means_all() {
         let all = origins(&["https://a.test", "*"]);
         for origin in ["null", "http://example.com", "chrome-extension://abc"] {
-            assert!(all.admits(origin.as_bytes(), None), "{origin}");
+            assert!(all.admits(origin.as_bytes(), None, Own::Near), "{origin}");
         }
         assert_eq!(all.fields(b"null")[0], ("access-control-allow-origin", &b"*"[..]));
         assert_eq!(all.preflight(b"null")[0], ("access-control-allow-origin", &b"*"[..]));

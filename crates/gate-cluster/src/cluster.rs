@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::count::{Count, Look, Passage, Tell};
 use crate::link::{Line, Link};
+use crate::recent::{COUNTS_MAX, Recent, Told};
 use crate::script::{Counter, Question};
 use crate::terms::{Address, ClusterError, Terms};
 
@@ -35,10 +36,6 @@ const LAST_LOOKS: usize = 3;
 /// How often the store is looked after by each process that knows of counts, and so how long it takes an idle gate to tell
 /// what a store that was restarted has lost.
 const WATCH: Duration = Duration::from_millis(250);
-
-/// Counts that are told again to a store that has lost them: some 100 us each. What others know of the rest is told when
-/// they are next asked about.
-const RECENT_MAX: usize = 8192;
 
 /// Limits that hold over several gates. One for each worker; copies are the same one. To be used within its `LocalSet`.
 #[derive(Clone)]
@@ -55,9 +52,9 @@ struct Inner {
     /// Counts that the store is being asked about.
     trips: RefCell<HashMap<(u64, u64), Rc<Notify>>>,
     /// Counts that it was asked about, to be told again to a store that has lost them.
-    recent: RefCell<HashMap<(u64, u64), (Count, String)>>,
+    recent: RefCell<Recent<Told>>,
     /// Counts that it should hear of soon.
-    soon: RefCell<HashMap<(u64, u64), (Count, String)>>,
+    soon: RefCell<HashMap<(u64, u64), Told>>,
     /// Wakes the watch for them.
     news: Rc<Notify>,
     /// The connection that was used last; 0 before the first.
@@ -134,7 +131,7 @@ impl Cluster {
         if count.settle(passage, used) == Tell::Soon {
             // By the watch: whoever settles may be on its way out, where no task can be begun.
             let mut soon = self.0.soon.borrow_mut();
-            if soon.len() < RECENT_MAX {
+            if soon.len() < COUNTS_MAX {
                 soon.insert(count.id(), (count, self.0.key(subject, scope, limit)));
             }
             self.0.news.notify_one();
@@ -263,13 +260,12 @@ impl Inner {
         if self.is_telling.replace(true) {
             return;
         }
-        self.recent.borrow_mut().retain(|_, (count, _)| count.is_live());
-        let recent = self.recent.borrow().values().cloned().collect();
+        let recent = self.recent.borrow_mut().live();
         self.tell(recent).await;
         self.is_telling.set(false);
     }
 
-    async fn tell(self: &Rc<Self>, counts: Vec<(Count, String)>) {
+    async fn tell(self: &Rc<Self>, counts: Vec<Told>) {
         for (count, key) in counts {
             if let Err(why) = self.ask(&count, &key, 0).await {
                 return self.failed(&why);
@@ -286,7 +282,7 @@ impl Inner {
             Ok((question, answer, sent_ns))
         });
         let (question, answer, sent_ns) = asked.await?;
-        self.remember(count, key);
+        self.recent.borrow_mut().remember(count.id(), self.now(), || (count.clone(), key.to_owned()));
         Ok(count.answered(question, answer, sent_ns, self.share))
     }
 
@@ -315,19 +311,6 @@ impl Inner {
         let before = self.serial.replace(serial);
         if before != 0 && before != serial {
             spawn_local(Rc::clone(self).tell_all());
-        }
-    }
-
-    fn remember(&self, count: &Count, key: &str) {
-        let mut recent = self.recent.borrow_mut();
-        if recent.contains_key(&count.id()) {
-            return;
-        }
-        if recent.len() >= RECENT_MAX {
-            recent.retain(|_, (count, _)| count.is_live());
-        }
-        if recent.len() < RECENT_MAX {
-            recent.insert(count.id(), (count.clone(), key.to_owned()));
         }
     }
 

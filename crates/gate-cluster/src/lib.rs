@@ -19,6 +19,7 @@ mod cluster;
 mod count;
 mod known;
 mod link;
+mod recent;
 mod script;
 mod terms;
 

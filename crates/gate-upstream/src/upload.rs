@@ -1,15 +1,17 @@
 //! Bodies that are too large to be held: passed on piece by piece as they come from the client.
 //!
-//! Invariant: at most one piece is held, and a body that does not come to its end never looks to the backend as if it had.
+//! Invariant: at most one piece is held, a backend that takes none for longer than an answer may take is given up, and a body that does not come to its end never looks to the backend as if it had.
 
 use std::pin::pin;
 
 use bytes::Bytes;
 use gate_api::Rejection;
+use gate_api::rejection::Phase;
 
 use crate::ask::{Ask, Framing};
 use crate::backend::{Backend, Exchange, Patience, Sent, send_all};
 use crate::pool::Conn;
+use crate::within::within;
 
 /// A last chunk of length zero, and no trailers: the end of a body in chunks.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -31,7 +33,7 @@ impl Backend {
     ) -> Result<Exchange, Rejection> {
         let framing = length.map_or(Framing::Chunked, Framing::Length);
         let mut conn = self.open().await?;
-        let mut goes_on = wrote(&mut conn, &[self.opening(ask, framing), Bytes::new()]).await;
+        let mut goes_on = self.wrote(&mut conn, &[self.opening(ask, framing), Bytes::new()]).await?;
         while goes_on {
             let Some(piece) = next().await? else { break };
             if piece.is_empty() {
@@ -39,35 +41,41 @@ impl Backend {
                 continue;
             }
             goes_on = match framing {
-                Framing::Length(_) => wrote(&mut conn, &[piece, Bytes::new()]).await,
+                Framing::Length(_) => self.wrote(&mut conn, &[piece, Bytes::new()]).await?,
                 Framing::Chunked => {
                     let size = Bytes::from(format!("{:x}\r\n", piece.len()));
-                    wrote(&mut conn, &[size, piece]).await
-                        && wrote(&mut conn, &[Bytes::from_static(b"\r\n"), Bytes::new()]).await
+                    self.wrote(&mut conn, &[size, piece]).await?
+                        && self.wrote(&mut conn, &[Bytes::from_static(b"\r\n"), Bytes::new()]).await?
                 }
             };
         }
         if goes_on && framing == Framing::Chunked {
-            wrote(&mut conn, &[Bytes::from_static(LAST_CHUNK), Bytes::new()]).await;
+            self.wrote(&mut conn, &[Bytes::from_static(LAST_CHUNK), Bytes::new()]).await?;
         }
         let first_byte = self.first_byte();
         let patience = Patience { load: first_byte, first_byte, is_loaded: &|| true };
         let begun = patience.watch(pin!(self.hear(&mut conn))).await?;
         Ok(self.exchange(begun, conn, ask.method))
     }
-}
 
-/// Whether it went out. Where it did not, the answer may say why.
-async fn wrote(conn: &mut Conn, parts: &[Bytes; 2]) -> bool {
-    matches!(send_all(conn, parts).await, Sent::All)
+    /// Whether it went out. Where it did not, the answer may say why.
+    async fn wrote(&self, conn: &mut Conn, parts: &[Bytes; 2]) -> Result<bool, Rejection> {
+        let after = self.first_byte();
+        let sent = within(after, send_all(conn, parts)).await;
+        let sent = sent.map_err(|_| Rejection::BackendTimeout { phase: Phase::FirstByte, after })?;
+        Ok(matches!(sent, Sent::All))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
+
+    use tokio::time::timeout;
 
     use super::*;
     use crate::ask::Method;
@@ -144,5 +152,25 @@ mod tests {
         let endless = std::iter::repeat_n(Ok("0123456789abcdef"), 1_000_000).collect::<Vec<_>>();
         assert_eq!(sent(&yard, None, &endless).await, Ok(201));
         assert!(body(&told.recv_timeout(PATIENCE).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_backend_that_takes_no_more_is_given_up() {
+        let mut yard = Yard::new(&[1]);
+        let path = std::env::temp_dir().join(format!("gate-upload-{}", std::process::id()));
+        drop(std::fs::remove_file(&path));
+        // The kernel takes the connection and some of what is sent, and nobody reads it.
+        let _listener = UnixListener::bind(&path).unwrap();
+        yard.specs[0].reach = crate::Reach::Unix(path.clone());
+        // Its clock goes on when everybody waits.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+        for length in [None, Some(1 << 40)] {
+            let endless = std::iter::repeat_n(Ok("0123456789abcdef"), 1_000_000).collect::<Vec<_>>();
+            let sent = runtime.block_on(async { timeout(PATIENCE, sent(&yard, length, &endless)).await });
+            let is_late = |why: &Rejection| matches!(why, Rejection::BackendTimeout { phase: Phase::FirstByte, .. });
+            assert!(sent.as_ref().is_ok_and(|sent| sent.as_ref().is_err_and(is_late)), "{length:?}: {sent:?}");
+        }
+        std::fs::remove_file(path).unwrap();
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Invariant: an answer to a page that was not admitted has no field by which a browser would let it read the answer.
 
+use gate_api::origin::Own;
 use gate_api::rejection::Denial;
 use gate_api::{Dialect, Rejection};
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderName, HeaderValue, ORIGIN};
@@ -21,7 +22,8 @@ fn origin(head: &Parts, dialect: Dialect) -> Option<&[u8]> {
 }
 
 fn is_admitted(gate: &Gate, head: &Parts, origin: &[u8]) -> bool {
-    gate.origins.admits(origin, head.headers.get(HOST).map(HeaderValue::as_bytes))
+    let own = if gate.plan.keys.is_some() { Own::Any } else { Own::Near };
+    gate.origins.admits(origin, head.headers.get(HOST).map(HeaderValue::as_bytes), own)
 }
 
 /// The answer to a browser that asks before it lets a page ask; none if it is no such question. It needs no key: browsers

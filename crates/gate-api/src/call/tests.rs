@@ -195,7 +195,7 @@ fn names_of_a_cloud_have_one_form() {
 
 #[test]
 fn hosts_that_the_server_would_turn_to() {
-    let remote = |route: &str, body: &str| call(route, body).remote;
+    let remote = |route: &str, body: &str| call(route, body).remote.map(|remote| remote.host().to_owned());
     for route in ["pull", "push", "create"] {
         assert_eq!(remote(route, r#"{"model":"m"}"#), None, "{route}");
         assert_eq!(remote(route, r#"{"model":"registry.Ollama.ai/library/m"}"#), None, "{route}");
@@ -328,11 +328,12 @@ fn what_is_counted() {
     check("generate", r#"{"model":"m","prompt":"x","context":[1,2]}"#, (6, 0, 0));
     check("chat", r#"{"model":"m","messages":[{"content":"ab","images":["AAAA"]},{"content":"c"},null]}"#, (3, 1, 3));
     check("chat", r#"{"model":"m","messages":[{"content":"a"}],"tools":[{}]}"#, (5, 0, 1));
-    check("embed", r#"{"model":"m","input":["ab","c",""]}"#, (3, 0, 0));
+    check("chat", r#"{"model":"m","messages":[{"content":"a","thinking":"b\u00e9"},{"thinking":null}]}"#, (4, 0, 2));
+    check("embed", r#"{"model":"m","input":["ab","c",""]}"#, (3, 0, 3));
     check("embed", r#"{"model":"m","input":"ab"}"#, (2, 0, 0));
     check("embeddings", r#"{"model":"m","prompt":"abc"}"#, (3, 0, 0));
     check("completions", r#"{"model":"m","prompt":"abc","suffix":"d"}"#, (4, 0, 0));
-    check("v1_embeddings", r#"{"model":"m","input":["ab","c"]}"#, (3, 0, 0));
+    check("v1_embeddings", r#"{"model":"m","input":["ab","c"]}"#, (3, 0, 2));
     let parts = r#"[{"type":"text","text":"ab"},{"type":"image_url","image_url":{"url":"data:;base64,AAAA"}},{"\u0074ype":"t\u0065xt","text":"c"}]"#;
     check(
         "chat_completions",

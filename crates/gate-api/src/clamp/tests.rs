@@ -204,6 +204,14 @@ fn too_many_are_refused_and_told() {
         refusal(r#"{"model":"m","messages":[{"images":["AAAA"]},{"images":["AAAA"]}]}"#),
         bad("the request has 2 images, and this API key may send 1")
     );
+    for route in [Route::Embed, Route::V1Embeddings] {
+        let embed = |body: &str| judge(&route, body.as_bytes()).unwrap().clamp(body.as_bytes(), &few);
+        assert_eq!(embed(r#"{"model":"m","input":["a","b"]}"#), Ok(None));
+        assert_eq!(
+            embed(r#"{"model":"m","input":["a","","b"]}"#),
+            bad("the request has 3 messages, and this API key may send 2")
+        );
+    }
 }
 
 /// Its places would point into another body.

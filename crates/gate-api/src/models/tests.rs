@@ -102,6 +102,20 @@ fn hosts_that_the_server_would_turn_to() {
     check(&["*", "ollama.com/library/m:1b"], Route::Create, remote, false);
     check(&["*", "ollama.com:443/library/m:1b"], Route::Create, remote, true);
     check(&["ollama.com:443/library/m:1b"], Route::Create, remote, false);
+    let hub =
+        |model: &str, from: &str| format!(r#"{{"model":"{model}","from":"{from}","remote_host":"hub.example.com"}}"#);
+    for (list, model, from, expected) in [
+        // A new model that bears the name of one that is admitted there admits nothing else there.
+        (&["*", "hub.example.com/ns/m"][..], "hub.example.com/ns/m", "other/secret", false),
+        (&["*", "hub.example.com/ns/m"], "hub.example.com/ns/m", "ns/m", true),
+        (&["*", "hub.example.com/ns/m"], "x", "Hub.example.com/ns/m", true),
+        (&["*", "hub.example.com/ns/m"], "x", "hub.example.com/ns/secret", false),
+        (&["*", "hub.example.com/ns/m"], "x", "else.example.com/ns/m", false),
+        (&["*", "else.example.com/ns/m"], "x", "else.example.com/ns/m", false),
+        (&["hub.example.com/ns/m"], "hub.example.com/ns/n", "ns/m", false),
+    ] {
+        check(list, Route::Create, &hub(model, from), expected);
+    }
     check(&["*"], Route::Create, r#"{"model":"x","from":"m:cloud"}"#, false);
     check(&["*", "m:cloud"], Route::Create, r#"{"model":"x","from":"m:cloud"}"#, true);
 }

@@ -54,9 +54,11 @@ pub(crate) fn inputs(input: Option<&str>, heard: &mut Heard) -> Result<(), Rejec
     match fields::kind(input) {
         "string" => heard.prompt(None, Some(input)),
         "array" if walk::items(input).all(|item| item.starts_with('"')) => {
-            let mut items = walk::items(input);
+            let mut count = 0_u32;
+            let mut items = walk::items(input).inspect(|_| count = count.saturating_add(1));
             heard.prompt(None, items.next());
             items.for_each(|item| heard.text(Some(item)));
+            heard.messages = count;
         }
         _ => return Err(bad("invalid input type")),
     }

@@ -6,7 +6,7 @@
 use super::fields::{Field, Found, Request, Shape};
 use super::heard::Heard;
 use super::{DEBUG_RENDER, NO_BODY, NameFault, Source, host, misnamed, model, name, read, required, text};
-use crate::call::{Call, Stream, Work, bad};
+use crate::call::{Call, Remote, Stream, Work, bad};
 use crate::rejection::Rejection;
 
 const SHOW: Request = Request { go: "api.ShowRequest", name: "ShowRequest", fields: &SHOW_FIELDS };
@@ -76,7 +76,7 @@ pub(crate) fn named(name: &str) -> Result<Call, Rejection> {
 pub(crate) fn pull(body: &[u8]) -> Result<Call, Rejection> {
     let found = found(&PULL, body)?;
     let model = model(&sent(&found), |_| bad("invalid model name"))?;
-    let remote = host(&model.0).map(ToOwned::to_owned);
+    let remote = named_host(&model.0);
     Ok(Call { stream: streamed(&found), remote, ..stored(model) })
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn push(body: &[u8]) -> Result<Call, Rejection> {
     let found = found(&PUSH, body)?;
     let sent = sent(&found);
     let model = plain(&sent).map_err(|fault| misnamed(&sent, fault))?;
-    let remote = host(&model.0).map(ToOwned::to_owned);
+    let remote = named_host(&model.0);
     Ok(Call { stream: streamed(&found), remote, ..stored(model) })
 }
 
@@ -100,8 +100,8 @@ pub(crate) fn create(body: &[u8]) -> Result<Call, Rejection> {
     let told = found.text("remote_host");
     let remote = match &*told {
         // A model that is not there is pulled.
-        "" => from.as_ref().and_then(|(from, _)| host(from)).map(ToOwned::to_owned),
-        told => Some(remote_host(told).ok_or_else(|| bad("bad remote"))?),
+        "" => from.as_ref().and_then(|(from, _)| named_host(from)),
+        told => Some(remote_host(told).map(Remote::Told).ok_or_else(|| bad("bad remote"))?),
     };
     let source = match (&from, model.1) {
         (Some((_, Source::Cloud)), _) => Source::Cloud,
@@ -156,6 +156,10 @@ fn streamed(found: &Found<'_>) -> Stream {
 
 fn stored(model: (String, Source)) -> Call {
     Call::of(model, Work::Store, &mut Heard::default())
+}
+
+fn named_host(name: &str) -> Option<Remote> {
+    host(name).map(|host| Remote::Named(host.to_owned()))
 }
 
 /// The host of a URL, or of what stands for one, with its port; none where readers of URLs could differ.

@@ -104,7 +104,9 @@ impl<W: Word> Number<'_, W> {
     /// # Errors
     /// There is no way for it.
     pub fn add(&self, more: u64, end: End, now: impl Fn() -> u64) -> Result<(), NoWay> {
-        self.change(end, now, |of_window, way| way + (of_window + more).min(NUMBER_MAX).saturating_sub(of_window))
+        self.change(end, now, |of_window, way| {
+            way + of_window.saturating_add(more).min(NUMBER_MAX).saturating_sub(of_window)
+        })
     }
 
     /// Makes it at least `least` in the window that ends at `end`; what is of another window is forgotten.
@@ -284,8 +286,11 @@ mod tests {
         }
         taken.write(2, after(1, 30), now).unwrap();
         assert_eq!(taken.read(now).unwrap().number, 2);
-        taken.add(u64::MAX / 2, after(1, 30), now).unwrap();
-        assert_eq!(taken.read(now).unwrap().number, NUMBER_MAX);
+        for more in [u64::MAX / 2, u64::MAX] {
+            taken.write(2, after(1, 30), now).unwrap();
+            taken.add(more, after(1, 30), now).unwrap();
+            assert_eq!(taken.read(now).unwrap().number, NUMBER_MAX, "{more}");
+        }
         taken.raise(1, after(1, 60), || 31 * SECOND_NS).unwrap();
         assert_eq!(taken.read(|| 31 * SECOND_NS).unwrap().number, 1, "another window");
     }
