@@ -117,6 +117,11 @@ fn a_gate_without_keys_says_what_to_do() {
     let said = tell(&sheet, &control, "new --name ada");
     secret(&said);
     assert!(said.err.contains("asks for no keys: set `keys` to "), "{said:?}");
+    let said = tell(&sheet, &control, "revoke ada");
+    said.was_refused(
+        69,
+        &["revoked in the file; no running gate was told: ", "asks for no keys", "ada is revoked in the file"],
+    );
     assert_eq!(control.ask(&json!({"command": "keys"}))["keys"], Value::Null);
     gate.signal(Signal::SIGTERM);
     assert_eq!(gate.ends_with_code(), 0);

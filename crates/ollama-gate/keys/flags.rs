@@ -12,7 +12,7 @@ use super::times::{Expiry, expiry, span};
 use super::{Errand, Task};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused, and nothing is changed but by revoke, 64 usage, 69 the gate \
-does not answer, 70 a bug, 77 the gate may not be asked, 78 the key file is not as it should be, or cannot be found.";
+does not answer, or a key is revoked in the file and no gate was told, 70 a bug, 77 the gate may not be asked, 78 the key file is not as it should be, or cannot be found.";
 
 /// What each word of a policy gets a flag for: the value's name, and the help.
 const POLICY: [(&str, &str); WORDS.len()] = [
