@@ -12,7 +12,7 @@ use crate::heirs::{Installed, upgrade};
 use crate::identity::may_change;
 use crate::keys::{Sheet, key, secret};
 use crate::orders::{Control, Running, Said, reasons};
-use crate::scene::{backend, catches_up, gate_to, is_gone, said, successor};
+use crate::scene::{Latch, backend, catches_up, gate_to, is_gone, said, successor};
 use crate::support::{Gate, Plan, binary, children_of, gate, wait_for};
 
 /// A gate with this key file and a control socket.
@@ -107,6 +107,54 @@ fn keys_change_without_a_reload() {
     let said = tell(&other, &control, "new --name eve");
     secret(&said);
     assert!(said.err.contains("has another key file") && in_force(&control) == [1, 1, 5], "{said:?}");
+}
+
+#[test]
+fn keys_of_a_configuration_that_fails_are_never_in_force() {
+    let (sheet, other, control, backend) = (Sheet::new(), Sheet::new(), Control::new(), backend(0));
+    let config = |sheet: &Sheet, more: &str| format!("workers = 1\nkeys = {:?}\n{more}", sheet.path());
+    let broken = "access_log = \"/nonexistent/x\"";
+    sheet.make("new --name ada");
+    let flag = control.flag();
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config(&sheet, "")).start();
+    sheet.make("new --name bob");
+    other.make("new --name eve");
+    // The same file with other keys; then another file, when what is in the first cannot even be read any more.
+    for (fails, mode) in [(&sheet, 0o600), (&other, 0o640)] {
+        gate.configure(&config(fails, broken));
+        gate.signal(Signal::SIGHUP);
+        gate.log_has("is checked and bound, rolling it out");
+        sheet.mode(mode);
+        gate.log_has("reload failed, back to generation 1");
+        catches_up(&mut gate);
+        let keys = control.status()["keys"].clone();
+        assert_eq!(in_force(&control), [1, 1, 1], "{keys}");
+        assert_eq!(keys["file"], json!(sheet.path().canonicalize().unwrap()));
+    }
+    assert_eq!(said(&gate, "keys: "), 1, "nothing else was ever published");
+    sheet.mode(0o600);
+    gate.configure(&config(&sheet, ""));
+    gate.reload();
+    assert_eq!(in_force(&control), [2, 2, 2]);
+}
+
+#[test]
+fn what_is_revoked_while_a_configuration_is_on_its_way_stays_revoked() {
+    let (sheet, control, backend) = (Sheet::new(), Control::new(), backend(0));
+    sheet.make("new --name ada");
+    sheet.make("new --name bob");
+    let (latch, flag) = (Latch::new(control.beside("access")), control.flag());
+    let config = format!("workers = 1\nkeys = {:?}\n", sheet.path());
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config).start();
+    gate.configure(&format!("{config}access_log = {:?}", latch.path()));
+    gate.signal(Signal::SIGHUP);
+    gate.has_workers(2);
+    let said = tell(&sheet, &control, "revoke ada");
+    assert!(said.code == 0 && said.err.contains("1 key of 1 name (generation 2)"), "{said:?}");
+    latch.let_one_pass();
+    gate.log_has("generation 2 serves");
+    catches_up(&mut gate);
+    assert_eq!(in_force(&control), [1, 1, 3]);
 }
 
 #[test]
