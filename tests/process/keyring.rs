@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::heirs::{Installed, upgrade};
+use crate::heirs::{Installed, candidate, upgrade};
 use crate::identity::may_change;
 use crate::keys::{Sheet, key, secret};
 use crate::orders::{Control, Running, Said, reasons};
@@ -377,5 +377,53 @@ fn a_gate_that_takes_over_has_the_keys_and_reads_them_again() {
     assert_eq!(in_force(&control), [2, 2, 2], "published once by each");
     secret(&tell(&sheet, &control, "new --name eve"));
     assert_eq!(in_force(&control), [3, 3, 3]);
+    drop(heir);
+}
+
+#[test]
+fn a_gate_that_takes_over_has_the_keys_of_its_own_file() {
+    let (sheet, other, control, backend) = (Sheet::new(), Sheet::new(), Control::new(), backend(0));
+    sheet.make("new --name ada");
+    other.make("new --name bob");
+    other.make("new --name eve");
+    let (latch, flag) = (Latch::new(control.beside("access")), control.flag());
+    let config = |sheet: &Sheet| format!("workers = 1\nkeys = {:?}\n", sheet.path());
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config(&sheet)).start();
+    gate.configure(&format!("{}access_log = {:?}", config(&other), latch.path()));
+    let upgrade = control.begin(&json!({"command": "upgrade", "wait": true}));
+    let heir = candidate(&mut gate);
+    heir.has_workers(1);
+    assert_eq!(in_force(&control), [1, 1, 1]);
+    // Found good at the start, it cannot be read any more when the gate before lets go.
+    other.mode(0o640);
+    latch.let_one_pass();
+    assert_eq!(upgrade.answer()["ok"], true);
+    gate.log_has("this gate has taken over");
+    gate.log_has("keys refused, those before stay in force: ");
+    gate.log_has("keys: 2 keys of 2 names (generation 2)");
+    let keys = control.status()["keys"].clone();
+    assert_eq!((in_force(&control), &keys["file"]), ([2, 2, 2], &json!(other.path().canonicalize().unwrap())));
+    drop(heir);
+}
+
+#[test]
+fn keys_of_a_time_before_are_nothing_to_a_gate_that_takes_over() {
+    let (sheet, other, control, backend) = (Sheet::new(), Sheet::new(), Control::new(), backend(0));
+    sheet.make("new --name ada");
+    other.make("new --name bob");
+    let (latch, flag) = (Latch::new(control.beside("access")), control.flag());
+    let config = |sheet: &Sheet| format!("workers = 1\nkeys = {:?}\n", sheet.path());
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config(&sheet)).start();
+    gate.configure("workers = 1");
+    gate.reload();
+    assert_eq!(control.status()["keys"], Value::Null);
+    gate.configure(&format!("{}access_log = {:?}", config(&other), latch.path()));
+    let upgrade = control.begin(&json!({"command": "upgrade", "wait": true}));
+    let heir = candidate(&mut gate);
+    // Before any of its workers lets somebody in.
+    heir.has_workers(1);
+    assert_eq!(said(&gate, "keys: 1 key of 1 name (generation 3)"), 1);
+    latch.let_one_pass();
+    assert_eq!(upgrade.answer()["ok"], true);
     drop(heir);
 }

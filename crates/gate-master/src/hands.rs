@@ -148,12 +148,10 @@ impl Hands {
         keys::assign(zone, &plan, sheet.as_ref(), &in_service).map_err(StartError::Load)?;
         let beside = if beside_another { InService::All } else { InService::None };
         fleet::claim(zone, &plan, beside).map_err(StartError::Load)?;
-        let keys = sheet.map(|sheet| match zone.keyring().generation() {
-            // The gate that serves beside us may publish at any time; we do when it has let go.
-            theirs @ 1.. if beside_another => Ok(sheet.published(theirs)),
-            _ => sheet.publish(zone, &memory),
-        });
-        let keys = keys.transpose().map_err(StartError::Load)?;
+        // The gate that serves beside us may publish at any time; we do when it has let go.
+        let theirs = beside_another && !zone.keyring().is_empty();
+        let keys = sheet.filter(|_| !theirs).map(|sheet| sheet.publish(zone, &memory)).transpose();
+        let keys = keys.map_err(StartError::Load)?;
         let password = secrets.cluster_password.clone();
         let lifeline = process::pipe().map_err(StartError::Machine)?;
         let bells = birth::bells().map_err(StartError::Machine)?;
@@ -190,7 +188,7 @@ impl Hands {
             chronicle: Chronicle::default(),
             baseline: None,
             keys,
-            pending: None,
+            pending: theirs.then_some(secrets),
             oom,
         })
     }

@@ -80,14 +80,6 @@ impl<'a> Sheet<'a> {
     pub(crate) fn publish(&self, zone: Zone, memory: &SharedWords) -> Result<Published, Refused> {
         let generation = zone.keyring().publish(memory, &self.records(), &self.file.policies);
         let generation = generation.map_err(|error| self.refused(&error))?;
-        let published = self.published(generation);
-        let (KeysUse { keys, names, .. }, plural) = (&published.told, |count: u64| if count == 1 { "" } else { "s" });
-        log::info!("keys: {keys} key{} of {names} name{} (generation {generation})", plural(*keys), plural(*names));
-        Ok(published)
-    }
-
-    /// What is in force where another gate has published the same file.
-    pub(crate) fn published(&self, generation: u32) -> Published {
         // As whoever changed it may know it.
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.to_owned());
         let told = KeysUse {
@@ -98,7 +90,10 @@ impl<'a> Sheet<'a> {
             generation: u64::from(generation),
             time: status::time(),
         };
-        Published { windows: self.file.windows(), told }
+        let published = Published { windows: self.file.windows(), told };
+        let (KeysUse { keys, names, .. }, plural) = (&published.told, |count: u64| if count == 1 { "" } else { "s" });
+        log::info!("keys: {keys} key{} of {names} name{} (generation {generation})", plural(*keys), plural(*names));
+        Ok(published)
     }
 }
 
@@ -188,6 +183,14 @@ impl Hands {
         if let Some(warning) = self.current.as_ref().and_then(told).filter(|told| known.as_ref() != Some(told)) {
             log::warn!("{warning}");
         }
+    }
+
+    /// Takes keys away that nobody asks for any more: a gate that starts beside this one would take them for ours.
+    pub(crate) fn clear_keys(&self) -> Result<(), Unpublished> {
+        if self.keys.is_none() && !self.zone.keyring().is_empty() {
+            self.zone.keyring().publish(&self.memory, &[], &[])?;
+        }
+        Ok(())
     }
 
     /// Reads the key file of the configuration whose keys are in force again, and puts what is in it in force.
