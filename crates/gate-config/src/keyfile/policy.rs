@@ -239,6 +239,15 @@ fn models(list: &str) -> Result<Vec<String>, String> {
         if named.is_none() {
             return Err("write models such as `llama3.2,qwen3:*`, or `*`".to_owned());
         }
+        // Of two parts the first is a namespace, and none has a dot: this would never match.
+        if let Some((host, model)) = item.split_once('/')
+            && host.contains('.')
+            && !model.contains('/')
+        {
+            return Err(format!(
+                "a host has a namespace after it: write {host}/*/{model}, or {host}/*/*:* for all of it"
+            ));
+        }
         if !models.iter().any(|known| known == item) {
             models.push(item.to_owned());
         }

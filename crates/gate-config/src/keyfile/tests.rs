@@ -110,6 +110,9 @@ fn policies_say_what_a_key_may_do() {
     let rates = |policy: &Policy| policy.limit.as_ref().map(Vec::len);
     assert_eq!((rates(&policy), policy.tokens[0].amount, policy.concurrency), (Some(2), 100_000, Some(4)));
     assert_eq!(policy.models, ["llama3.2", "qwen3:*"]);
+    for list in ["ana/*", "ana/v1.5", "v1.5", "hub.example.com/*/*:*"] {
+        assert_eq!(Policy::parse(&format!("models={list}")).unwrap().models, [list]);
+    }
     assert_eq!(policy.routes, ["chat", "show", "tags", "ps", "version", "models", "model", "pull"]);
     assert_eq!((policy.num_ctx, policy.num_predict), (Some(8192), Some(1024)));
     assert_eq!((policy.keep_alive, policy.images), (Some(Duration::from_secs(600)), Some(0)));
@@ -134,6 +137,7 @@ fn policies_refuse_what_they_do_not_know() {
         ("models=", "leave the word out"),
         ("models=a,,b", "llama3.2,qwen3:*"),
         ("models=a\"b", "llama3.2,qwen3:*"),
+        ("models=a,hub.example.com/*", "write hub.example.com/*/*, or hub.example.com/*/*:*"),
         ("routes=", "infer, read, manage"),
         ("routes=chat,pul", "no route is called `pul`; did you mean `pull`?"),
         ("routes=signout", "no route is called `signout`; write infer"),

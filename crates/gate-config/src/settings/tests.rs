@@ -401,10 +401,7 @@ fn faults_in_the_table_of_the_cluster_name_field_and_line() {
             "[cluster]\nshare = 2\n[cluster]\nshare = 3\n[[upstream]]\nslots = 0\nurl = 'a'",
             &["2: cluster_share = \"2\"", "3: \"[cluster]\": not TOML", "6: upstream[1].slots"],
         ),
-        (
-            "[cluster]\nurl = \"redis://:hunter2@a\nshare = 2",
-            &["2: \"***@a\": not TOML", "3: cluster_share = \"2\""],
-        ),
+        ("[cluster]\nurl = \"redis://:hunter2@a\nshare = 2", &["2: \"***@a\": not TOML", "3: cluster_share = \"2\""]),
     ] {
         let mut lines = wrong(text);
         lines.sort();
