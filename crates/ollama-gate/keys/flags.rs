@@ -64,6 +64,10 @@ pub(crate) fn definition() -> Command {
     let all = [new, list, revoke, rotate].map(|command| command.args(places()));
     Command::new("key")
         .about("Make, list, revoke or rotate the keys of clients")
+        .after_help(
+            "A name is a client: its keys count together, so their lines in the file must have the same limit, tokens and \
+             concurrency.",
+        )
         .subcommand_required(true)
         .subcommands(all)
 }

@@ -78,6 +78,27 @@ fn everything_that_is_wrong_is_told_with_its_line() {
 }
 
 #[test]
+fn lines_of_one_name_count_alike() {
+    let file = |policies: &[&str]| -> String {
+        let lines = (1..).zip(policies).map(|(id, policy)| {
+            let (name, policy) = policy.split_once(':').unwrap();
+            line(&id_text(id), &format!("{name} 2026-11-23T22:00:00Z - {policy}"))
+        });
+        lines.collect()
+    };
+    for good in [
+        &["ada:limit=60/minute models=a", "bob:limit=2/minute", "ada:models=b limit=60per1minute weight=2"][..],
+        &["ada:", "ada:num_ctx=4096 routes=chat"],
+    ] {
+        assert_eq!(parse(&file(good)).map(|file| file.lines.len()), Ok(good.len()), "{good:?}");
+    }
+    for differs in ["limit=2/minute", "tokens=1/day limit=1/minute", "concurrency=1 limit=1/minute", ""] {
+        let said = wrong(&file(&["ada:limit=1/minute", "bob:", &format!("ada:{differs}")]));
+        assert_eq!(said, ["keys:3: line 1 is of ada too: write the same limit, tokens and concurrency in both"]);
+    }
+}
+
+#[test]
 fn only_the_first_faults_are_told() {
     let lines = wrong(&"x\n".repeat(100_000));
     assert_eq!((lines.len(), lines[20].as_str()), (21, "keys: and 99980 more"));
