@@ -26,7 +26,7 @@ const POLICY: [(&str, &str); WORDS.len()] = [
     ("TIME", "How long a model may be asked to stay in memory: 10m"),
     ("N", "Images in one request"),
     ("N", "Messages in one request"),
-    ("N", "Its share of the queue beside others', from 1 to 100"),
+    ("N", "Its share of the queue beside others', from 1 to 100; else that of the client's address"),
 ];
 
 /// The command, for clap.

@@ -137,14 +137,15 @@ fn policies_say_what_a_key_may_do() {
     assert_eq!(policy.routes, ["chat", "show", "tags", "ps", "version", "models", "model", "pull"]);
     assert_eq!((policy.num_ctx, policy.num_predict), (Some(8192), Some(1024)));
     assert_eq!((policy.keep_alive, policy.images), (Some(Duration::from_secs(600)), Some(0)));
-    assert_eq!((policy.messages, policy.weight), (Some(100), 2));
+    assert_eq!((policy.messages, policy.weight), (Some(100), Some(2)));
     let lengths: Vec<u64> = policy.windows().map(|window| window.as_secs()).collect();
     assert_eq!(lengths, [60, 3_600, 3_600]);
     let none = Policy::parse(" ").unwrap();
-    assert_eq!((rates(&none), none.tokens.len(), none.routes.len(), none.weight), (None, 0, 16, 1));
+    assert_eq!((rates(&none), none.tokens.len(), none.routes.len(), none.weight), (None, 0, 16, None));
     assert!(none.routes.contains(&"article") && none.routes.contains(&"ps") && !none.routes.contains(&"pull"));
     assert_eq!(rates(&Policy::parse("limit=none").unwrap()), Some(0));
     assert_eq!(Policy::parse("limit=5per2seconds").unwrap().limit.unwrap()[0].window(), Duration::from_secs(2));
+    assert_eq!(Policy::parse("weight=1").unwrap().to_string(), "weight=1", "not the address's");
     assert_eq!(Policy::parse("routes=manage").unwrap().routes.len(), 6);
 }
 
