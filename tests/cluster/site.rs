@@ -18,6 +18,9 @@ pub(crate) const GATES: usize = 3;
 /// Clients of each gate: some for each of its workers.
 const CLIENTS: usize = 4;
 
+/// Requests on a connection: few, so that each worker has some.
+const VISIT: usize = 4;
+
 /// The longest that a gate may be told to wait for the store: no hiccup of a busy machine is taken for an outage, and one
 /// such time can be told from two.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
@@ -63,7 +66,12 @@ impl Site {
                         let mut client = Client::connect(address);
                         ready.wait();
                         let mut own = Count::default();
-                        (0..times).for_each(|_| own.ask(&mut client, request));
+                        for time in 1..=times {
+                            own.ask(&mut client, request);
+                            if time % VISIT == 0 {
+                                client = Client::connect(address);
+                            }
+                        }
                         own
                     }));
                 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::stage::{Keys, able, by, config, gate_before, named, refused};
 use crate::support::http::{self, Answer, Request};
 use crate::support::sim::Backend;
-use crate::support::{Gate, wait_for};
+use crate::support::{self, Gate, wait_for};
 
 /// A backend with these models, which changed so many seconds after the beginning of time.
 fn backend(models: &[(&str, u64)]) -> Backend {
@@ -160,4 +160,34 @@ fn a_backend_that_is_away_or_slow_leaves_the_others_models() {
     for (list, way) in [(TAGS, named("show")), (MODELS, named("model"))] {
         assert_eq!(refused(way, &gate.get(list), 502), "Ollama could not be reached", "{list}");
     }
+}
+
+#[test]
+fn a_list_shows_what_can_be_asked_for_and_leaves_out_what_is_no_list() {
+    let (some, page) = (backend(&[("yes:latest", 2), ("no:latest", 1)]), backend(&[("gone:latest", 9)]));
+    page.sim.script([Rule { times: 1000, path: Some(TAGS.into()), ..Fault::Html.into() }]);
+    let gate = gate_before(&[&format!("{} name=a models=yes", some.url()), &page.url()], &[]).start();
+    assert_eq!(names(&gate.get(TAGS)), ["yes:latest"]);
+    assert_eq!(names(&gate.get(MODELS)), ["gone:latest", "yes:latest"]);
+}
+
+#[test]
+fn who_names_no_model_gets_the_newest_that_is_open_to_him() {
+    let backend = backend(&[("old:latest", 10), ("local:latest", 20), ("private:latest", 30), ("big:120b-cloud", 40)]);
+    let keys = Keys::new();
+    let [local, absent] = ["local", "absent"].map(|model| keys.make(model, &format!("--models {model}")));
+    let gates = [&[][..], &[keys.flag()]].map(|more| {
+        let own = ["--upstream", &backend.url(), "--limit", "none"].map(ToOwned::to_owned);
+        support::gate(own.iter().chain(more)).start()
+    });
+    let [open, keyed] = &gates;
+    let ask = Request::post("/ollama_generate/", &json!({"prompt": "hi"}));
+    for (gate, request, due) in [(open, ask.clone(), "private:latest"), (keyed, by(&local, &ask), "local:latest")] {
+        assert_eq!(gate.ask(&request).status, 200);
+        let asked = backend.sim.counters().last_requests;
+        let body: Value = serde_json::from_str(&asked.last().unwrap().body).unwrap();
+        assert_eq!(body["model"], due);
+    }
+    let none = keyed.ask(&by(&absent, &ask));
+    assert_eq!((none.status, none.text().contains("private")), (503, false), "{}", none.text());
 }

@@ -184,7 +184,15 @@ fn what_came_to_nothing_costs_nothing_and_what_was_cancelled_what_was_made() {
     let client = front.begin(&with(&ada, &generate(MODEL, "@sim:stall:before-head alpha")));
     wait_for("the backend to have it", || (prompts(&backend).len() > before).then_some(()));
     drop(client);
-    has(&house, &ada, left - 7, "cancelled before it said anything");
+    left -= 7;
+    has(&house, &ada, left, "cancelled before it said anything");
+    // The same of an answer in one piece: nobody knows how much of it was made, so it costs what was reserved.
+    let whole = json!({"model": MODEL, "prompt": "@sim:stall:before-head alpha", "stream": false, "options": {"num_predict": 20}});
+    let before = prompts(&backend).len();
+    let client = front.begin(&with(&ada, &Request::post("/api/generate", &whole)));
+    wait_for("the backend to have it", || (prompts(&backend).len() > before).then_some(()));
+    drop(client);
+    has(&house, &ada, left - 7 - 20, "cancelled, and it would have come in one piece");
 }
 
 /// 39 bytes: ten tokens, guessed.

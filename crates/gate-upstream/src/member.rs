@@ -88,9 +88,14 @@ impl Member {
         self.cell.allowed(self.slots)
     }
 
-    /// Whether it may be asked for this model.
-    pub(crate) fn allows(&self, name: u32) -> bool {
-        self.models.is_empty() || self.models.contains(&name)
+    /// Whether it may be asked for any model.
+    pub fn allows_all(&self) -> bool {
+        self.models.is_empty()
+    }
+
+    /// Whether it may be asked for this model, by its name's hash.
+    pub fn allows(&self, name: u32) -> bool {
+        self.allows_all() || self.models.contains(&name)
     }
 
     /// Whether it lists this model.

@@ -1,6 +1,7 @@
-//! Which model answers when nobody names one: the newest that the backend lists.
+//! Which models may answer when nobody names one: those that the backend lists, the newest first.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,15 +25,18 @@ const LIST_MAX: usize = 8 << 20;
 /// Longest pause in the list: it is read from disk, no model has to be loaded.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// The newest model by `modified_at`, asked for when first needed.
+/// The models by `modified_at`, asked for when first needed.
 #[derive(Default)]
 pub struct NewestModel {
-    known: RefCell<Option<(Instant, Rc<str>)>>,
+    known: RefCell<Option<(Instant, Names)>>,
     /// The last failure. Whoever was waiting then shares it, instead of failing once more after its own wait.
     failed: RefCell<Option<(Instant, Rejection)>>,
     /// Held by the one request that asks, so that the others wait for its answer instead of asking too.
     asking: Mutex<()>,
 }
+
+/// Names of models, the newest first.
+type Names = Rc<[Rc<str>]>;
 
 #[derive(Deserialize)]
 struct Tags {
@@ -48,50 +52,59 @@ struct Listed {
 }
 
 impl NewestModel {
-    /// Its name.
+    /// The name of the newest that `may_answer`.
     ///
     /// # Errors
-    /// [`Rejection::NoModel`] when the list is empty, or what the backend failed with.
-    pub async fn name(&self, backend: &Backend) -> Result<Rc<str>, Rejection> {
-        if let Some(name) = self.fresh() {
-            return Ok(name);
+    /// [`Rejection::NoModel`] when the list has none, or what the backend failed with.
+    pub async fn name(&self, backend: &Backend, may_answer: impl Fn(&str) -> bool) -> Result<Rc<str>, Rejection> {
+        let names = self.names(backend).await?;
+        names.iter().find(|name| may_answer(name)).map(Rc::clone).ok_or(Rejection::NoModel)
+    }
+
+    async fn names(&self, backend: &Backend) -> Result<Names, Rejection> {
+        if let Some(names) = self.fresh() {
+            return Ok(names);
         }
         let came = Instant::now();
         let _asking = self.asking.lock().await;
-        if let Some(name) = self.fresh() {
-            return Ok(name);
+        if let Some(names) = self.fresh() {
+            return Ok(names);
         }
         if let Some((_, why)) = self.failed.borrow().as_ref().filter(|(at, _)| *at >= came) {
             return Err(why.clone());
         }
-        let name = match ask(backend).await {
-            Ok(name) => name,
+        let names = match ask(backend).await {
+            Ok(names) => names,
             Err(why) => {
                 self.failed.replace(Some((Instant::now(), why.clone())));
                 return Err(why);
             }
         };
-        let before = self.known.replace(Some((Instant::now(), Rc::clone(&name))));
-        if before.is_none_or(|(_, old)| old != name) {
-            log::info!("requests that name no model go to {name}, the newest that {backend} lists");
+        let before = self.known.replace(Some((Instant::now(), Rc::clone(&names))));
+        if let Some(newest) = names.first()
+            && before.is_none_or(|(_, old)| old.first() != Some(newest))
+        {
+            log::info!(
+                "requests that name no model go to {newest}, the newest that {backend} lists, where it is open to them"
+            );
         }
-        Ok(name)
+        Ok(names)
     }
 
-    fn fresh(&self) -> Option<Rc<str>> {
+    fn fresh(&self) -> Option<Names> {
         let known = self.known.borrow();
-        let (asked_at, name) = known.as_ref()?;
-        (asked_at.elapsed() < FRESH_FOR).then(|| Rc::clone(name))
+        let (asked_at, names) = known.as_ref()?;
+        (asked_at.elapsed() < FRESH_FOR).then(|| Rc::clone(names))
     }
 }
 
-async fn ask(backend: &Backend) -> Result<Rc<str>, Rejection> {
+async fn ask(backend: &Backend) -> Result<Names, Rejection> {
     let list = list(backend).await?;
-    let name = newest(&list).map_err(|error| Rejection::BackendBroken {
+    let names = newest_first(&list).map_err(|error| Rejection::BackendBroken {
         what: Breakage::NotJson,
         cause: format!("the list of models: {error}"),
     })?;
-    name.map(Into::into).ok_or(Rejection::NoModel)
+    if names.is_empty() { Err(Rejection::NoModel) } else { Ok(names) }
 }
 
 async fn list(backend: &Backend) -> Result<Bytes, Rejection> {
@@ -106,11 +119,12 @@ async fn list(backend: &Backend) -> Result<Bytes, Rejection> {
     Ok(whole)
 }
 
-/// Newest first by time, whatever zone each is written in; a time that cannot be read is the oldest.
-fn newest(list: &[u8]) -> Result<Option<String>, serde_json::Error> {
+/// By time, whatever zone each is written in; a time that cannot be read is the oldest.
+fn newest_first(list: &[u8]) -> Result<Names, serde_json::Error> {
     let tags: Tags = serde_json::from_slice(list)?;
-    let when = |listed: &Listed| listed.modified_at.parse::<Timestamp>().ok();
-    Ok(tags.models.unwrap_or_default().into_iter().max_by_key(when).map(|listed| listed.name))
+    let mut models = tags.models.unwrap_or_default();
+    models.sort_by_cached_key(|listed| Reverse(listed.modified_at.parse::<Timestamp>().ok()));
+    Ok(models.into_iter().map(|listed| listed.name.into()).collect())
 }
 
 #[cfg(test)]
@@ -120,12 +134,13 @@ mod tests {
     #[test]
     fn newest_by_time_not_by_text() {
         let list = br#"{"models":[
+            {"name":"undated"},
             {"name":"old","modified_at":"2026-11-23T09:52:43.947898733Z"},
-            {"name":"new","modified_at":"2026-11-23T03:00:00.5-07:00"},
-            {"name":"undated"}]}"#;
-        assert_eq!(newest(list).unwrap().as_deref(), Some("new"));
-        assert_eq!(newest(br#"{"models":[]}"#).unwrap(), None);
-        assert_eq!(newest(br#"{"models":null}"#).unwrap(), None);
-        assert!(newest(b"<html>").is_err());
+            {"name":"new","modified_at":"2026-11-23T03:00:00.5-07:00"}]}"#;
+        let names = newest_first(list).unwrap();
+        assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["new", "old", "undated"]);
+        assert!(newest_first(br#"{"models":[]}"#).unwrap().is_empty());
+        assert!(newest_first(br#"{"models":null}"#).unwrap().is_empty());
+        assert!(newest_first(b"<html>").is_err());
     }
 }

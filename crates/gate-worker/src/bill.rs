@@ -8,10 +8,11 @@
 //! Invariant: what was reserved is settled once, when the request is over, whichever way it ends.
 
 use gate_api::Rejection;
-use gate_api::call::Call;
+use gate_api::call::{Call, Stream};
 use gate_cluster::{Cluster, Passage};
 use gate_limit::{Budget, Hold, Refused, Reservation, Scope, Standing, Subject};
 use gate_zone::layout::row;
+use gate_zone::limiter::fixed::AMOUNT_MAX;
 
 use crate::gate::Gate;
 use crate::holder::{Holder, Requests};
@@ -26,6 +27,9 @@ pub(crate) struct Bill {
     tokens: Tokens,
     /// Tokens of the prompt, guessed.
     prompt: u64,
+    /// What it costs if nobody knows how far it came: of a stream the prompt, since none of it has passed; otherwise the whole,
+    /// guessed.
+    unknown: u64,
 }
 
 /// Tokens that are reserved.
@@ -68,6 +72,8 @@ impl Drop for Shared {
 pub(crate) enum Done {
     /// Nothing that anybody could use.
     Nothing,
+    /// It was worked on, and nobody knows for how long: its client left, or its time was over, before any of its answer came.
+    Unknown,
     /// It was worked on, and so much was seen to come of it.
     Seen { tokens: u64 },
     /// The backend said what it did. It says nothing of a prompt that it still knew.
@@ -126,9 +132,10 @@ fn here(gate: &Gate, holder: &Holder, cause: Cause<'_>) -> Result<(Bill, Option<
         Requests::Gate => gate.admission.admit(&holder.subject, cause.scope)?,
         Requests::Own => terms.budget.admit(&holder.subject)?,
     };
-    let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0 };
+    let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0, unknown: 0 };
     if let Some((prompt, estimate)) = estimate(holder, cause) {
-        bill.prompt = prompt;
+        let streams = cause.call.is_some_and(|call| call.stream == Stream::Yes);
+        (bill.prompt, bill.unknown) = (prompt, if streams { prompt } else { estimate });
         bill.tokens = Tokens::Here(terms.budget.reserve(&holder.subject, estimate)?);
     }
     Ok((bill, permit.standing().cloned()))
@@ -170,9 +177,10 @@ async fn shared(
             }
         }
     }
-    let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0 };
+    let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0, unknown: 0 };
     if let Some((prompt, estimate)) = estimate(holder, cause) {
-        bill.prompt = prompt;
+        let streams = cause.call.is_some_and(|call| call.stream == Stream::Yes);
+        (bill.prompt, bill.unknown) = (prompt, if streams { prompt } else { estimate });
         let mut shared = Shared { cluster: cluster.clone(), subject: *subject, passages: Vec::new() };
         for limit in terms.budget.token_limits() {
             shared.passages.push(visit.take(subject, Budget::TOKENS, limit, estimate).await?);
@@ -194,9 +202,12 @@ impl Bill {
     pub(crate) fn settle(self, done: Done) {
         let used = match done {
             Done::Nothing => 0,
-            Done::Seen { tokens } => self.prompt + tokens,
-            Done::Told { prompt, tokens } => prompt.unwrap_or(self.prompt) + tokens,
+            Done::Unknown => self.unknown,
+            Done::Seen { tokens } => self.prompt.saturating_add(tokens),
+            Done::Told { prompt, tokens } => prompt.unwrap_or(self.prompt).saturating_add(tokens),
         };
+        // What a backend tells may be any number.
+        let used = used.min(AMOUNT_MAX);
         match self.tokens {
             Tokens::Uncounted => {}
             Tokens::Here(reservation) => reservation.settle(used),

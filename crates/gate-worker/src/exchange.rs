@@ -48,6 +48,9 @@ pub(crate) async fn article(
 ) -> Result<Vec<u8>, Rejection> {
     let ask = ask(caller, &Route::Generate, Some(body));
     let (Exchange { head, body }, lease) = serve(gate, &mut want, &ask, ledger).await?;
+    if head.status == StatusCode::OK {
+        ledger.begins();
+    }
     let whole = whole(gate, body, Some(&lease)).await?;
     if head.status != StatusCode::OK {
         return Err(refused(head.status, head.retry_after, &whole));
@@ -185,6 +188,9 @@ async fn serve(gate: &Gate, want: &mut Want, ask: &Ask, ledger: &mut Ledger) -> 
             }
             Err(failed) => failed.ran,
         };
+        if ran == Ran::No {
+            ledger.never_ran();
+        }
         let may = match gate.plan.retry {
             Retry::Never => false,
             Retry::Unsent => ran == Ran::No,
@@ -226,6 +232,9 @@ pub(crate) async fn answering(
     if streams {
         let stream = Stream { upstream, lease, frames: Frames::of(route, strip), route: route.clone(), changing: None };
         return Ok(Answering { status, fields, content: Content::Stream(Box::new(stream)) });
+    }
+    if status.is_success() {
+        ledger.begins();
     }
     let whole = whole(gate, upstream, lease.as_ref()).await?;
     if let Some(lease) = lease.as_ref().filter(|_| status.is_success()) {

@@ -83,8 +83,12 @@ pub(crate) struct Lodge {
 #[derive(Default)]
 struct Known {
     generation: u32,
-    terms: HashMap<u32, Rc<Terms>>,
+    terms: HashMap<u32, Result<Rc<Terms>, Unkept>>,
 }
+
+/// A policy that cannot be kept here: a newer gate's, for one, that an older worker does not know.
+#[derive(Clone, Copy)]
+struct Unkept;
 
 /// What budgets count in.
 struct Ground {
@@ -142,27 +146,27 @@ impl Lodge {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         for _ in 0..ROUNDS {
             let entry = door.check(values(&AUTHORIZATION), values(&X_API_KEY), now).map_err(unauthorized)?;
-            if let Some(terms) = self.terms(&entry) {
-                return Ok(Holder { name: Some(entry.name), subject: Subject::of_key(entry.name.as_str()), terms });
-            }
+            // A generation that passed in between: the next round finds the new one.
+            let Some(terms) = self.terms(&entry) else { continue };
+            let terms = terms.map_err(|Unkept| Rejection::Internal)?;
+            return Ok(Holder { name: Some(entry.name), subject: Subject::of_key(entry.name.as_str()), terms });
         }
         Err(Rejection::Internal)
     }
 
-    fn terms(&self, entry: &Entry) -> Option<Rc<Terms>> {
+    /// What a policy means; none if its generation has passed.
+    fn terms(&self, entry: &Entry) -> Option<Result<Rc<Terms>, Unkept>> {
         let mut known = self.known.borrow_mut();
         if known.generation != entry.generation {
             *known = Known { generation: entry.generation, terms: HashMap::new() };
         }
         if let Some(terms) = known.terms.get(&entry.policy) {
-            return Some(Rc::clone(terms));
+            return Some(terms.clone());
         }
-        // A generation that passed in between: the next round finds the new one.
         let text = self.keyring.policy(entry.generation, entry.policy)?;
-        let terms =
-            self.read(&text).inspect_err(|why| log::error!("the policy `{text}` cannot be kept: {why}")).ok()?;
-        let terms = Rc::new(terms);
-        known.terms.insert(entry.policy, Rc::clone(&terms));
+        let read = self.read(&text).inspect_err(|why| log::error!("the policy `{text}` cannot be kept: {why}"));
+        let terms = read.map(Rc::new).map_err(|_| Unkept);
+        known.terms.insert(entry.policy, terms.clone());
         Some(terms)
     }
 

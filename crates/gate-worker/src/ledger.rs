@@ -29,6 +29,9 @@ mod text;
 /// What stands in the log for a request whose client left before an answer, as nginx has it.
 const LEFT: u16 = 499;
 
+/// What a request is answered whose backend took too long.
+const GATEWAY_TIMEOUT: u16 = 504;
+
 pub(crate) static X_GATE_BACKEND: HeaderName = HeaderName::from_static("x-gate-backend");
 static X_GATE_QUEUE_MS: HeaderName = HeaderName::from_static("x-gate-queue-ms");
 static X_GATE_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-gate-queue-position");
@@ -67,6 +70,10 @@ pub(crate) struct Ledger {
     frames: u64,
     /// What it was charged.
     bill: Option<Box<Bill>>,
+    /// Whether a backend may be working on it, or have done so.
+    runs: bool,
+    /// Whether a good answer has begun.
+    began: bool,
 }
 
 /// By whom a request was served, and how it came there.
@@ -168,6 +175,8 @@ impl Ledger {
             stats: None,
             frames: 0,
             bill: None,
+            runs: false,
+            began: false,
         }
     }
 
@@ -196,6 +205,11 @@ impl Ledger {
         self.bill = Some(Box::new(bill));
     }
 
+    /// Says that a good answer has begun.
+    pub(crate) fn begins(&mut self) {
+        self.began = true;
+    }
+
     /// Says how many frames of the answer have passed.
     pub(crate) fn made_so_far(&mut self, frames: u64) {
         self.frames = frames;
@@ -218,6 +232,12 @@ impl Ledger {
         let tries = self.served.as_ref().map_or(0, |served| served.tries) + 1;
         let chosen = Some((lease.why, self.waited(lease.queued)));
         self.served = Some(Served { member: Rc::clone(&lease.member), chosen, tries });
+        self.runs = true;
+    }
+
+    /// Says that the backend surely did not run it.
+    pub(crate) fn never_ran(&mut self) {
+        self.runs = false;
     }
 
     /// What it has waited in all, once more added.
@@ -342,15 +362,15 @@ impl Ledger {
         match (self.stats, self.streaming) {
             (Some(stats), _) => Done::Told { prompt: stats.prompt_tokens, tokens: stats.tokens.unwrap_or(self.frames) },
             (None, Streaming::Yes) => Done::Seen { tokens: self.frames },
-            // Its client left while it was worked on.
-            (None, Streaming::No) if self.outcome.is_none() && self.is_in_service() => Done::Seen { tokens: 0 },
-            // No answer, or an error.
+            (None, Streaming::No) if self.runs && self.is_unfinished() => Done::Unknown,
+            // It never ran, or was answered with an error.
             (None, Streaming::No) => Done::Nothing,
         }
     }
 
-    fn is_in_service(&self) -> bool {
-        self.served.as_ref().is_some_and(|served| served.chosen.is_some())
+    /// Whether it ended before its backend had answered whole: by its client, by a deadline, or by the size of the answer.
+    fn is_unfinished(&self) -> bool {
+        self.outcome.is_none() || self.status == GATEWAY_TIMEOUT || self.began
     }
 
     fn json(&self, record: &Record, took: Duration, out: &mut Vec<u8>) {

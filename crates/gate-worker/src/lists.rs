@@ -1,7 +1,8 @@
 //! Lists of models: of all backends as one, and of that what a client may know.
 //!
-//! Every backend is asked at once; those that do not answer are left out while one does. One whole list that the client may
-//! see all of passes as it came.
+//! Every backend that is well is asked at once; those that do not answer, or with something else, are left out while one
+//! does. Of each there are the models that it may be asked for. One whole list that the client may see all of passes as it
+//! came.
 //!
 //! Invariant: no model is shown to a client that may not name it.
 
@@ -58,11 +59,23 @@ pub(crate) async fn answer(
         hidden.set(hidden.get() || !may);
         may
     };
-    let bodies: Vec<Bytes> = all.iter().map(|said| said.body.clone()).collect();
-    let merged = merge(kind, &bodies, &may_see).map_err(|not| Rejection::BackendBroken {
-        what: Breakage::NotJson,
-        cause: format!("{}: {not}", all[not.index].member.backend),
-    })?;
+    for said in all.iter_mut().filter(|said| !said.member.allows_all()) {
+        let serves = |name: &str| said.member.allows(gate.fleet.instance(name, "").name);
+        if let Ok(served) = merge(kind, std::slice::from_ref(&said.body), &serves) {
+            said.body = served.into();
+        }
+    }
+    let merged = loop {
+        let bodies: Vec<Bytes> = all.iter().map(|said| said.body.clone()).collect();
+        match merge(kind, &bodies, &may_see) {
+            Ok(merged) => break merged,
+            Err(not) if all.len() > 1 => drop(all.remove(not.index)),
+            Err(not) => {
+                let cause = format!("{}: {not}", all[not.index].member.backend);
+                return Err(Rejection::BackendBroken { what: Breakage::NotJson, cause });
+            }
+        }
+    };
     match all.pop() {
         Some(only) if all.is_empty() => {
             ledger.asks(&only.member);
@@ -80,8 +93,11 @@ pub(crate) async fn answer(
 /// What each backend says that says anything, in their order; at least one.
 async fn everyone(gate: &Rc<Gate>, ask: &Ask) -> Result<Vec<Said>, Rejection> {
     let members = gate.fleet.members();
+    // Those that are left alone keep nobody waiting, unless there are no others.
+    let well = members.iter().any(|member| member.cell().is_closed());
     let mut asking = JoinSet::new();
-    for (place, member) in members.iter().enumerate() {
+    let asked = members.iter().filter(|member| !well || member.cell().is_closed());
+    for (place, member) in asked.enumerate() {
         let (gate, member, ask) = (Rc::clone(gate), Rc::clone(member), ask.clone());
         asking.spawn_local(async move {
             let said = match within(LIST_MAX, list(&gate, &member.backend, &ask)).await {

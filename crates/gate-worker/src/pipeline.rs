@@ -381,7 +381,7 @@ async fn article(
     };
     let model = match &gate.model {
         Some(model) => Rc::clone(model),
-        None => Box::pin(newest(gate)).await.map_err(refused)?,
+        None => Box::pin(newest(gate, &caller.holder)).await.map_err(refused)?,
     };
     ledger.model(&model);
     let mut body = Bytes::from(request.upstream_body(&model));
@@ -405,13 +405,13 @@ fn told(gate: &Gate, standing: Option<&Standing>, mut answering: Answering) -> A
     answering
 }
 
-/// The model for requests that name none, as the first of the backends says that can.
-async fn newest(gate: &Gate) -> Result<Rc<str>, Rejection> {
+/// The newest model that the client may use, for requests that name none, as the first of the backends says that can.
+async fn newest(gate: &Gate, holder: &Holder) -> Result<Rc<str>, Rejection> {
     let mut tried = 0;
     loop {
         let member = gate.fleet.any(tried)?;
         tried |= member.cell().bit();
-        match gate.newest.name(&member.backend).await {
+        match gate.newest.name(&member.backend, |name| holder.may_see(name)).await {
             Err(_) if gate.fleet.has_more(tried) => {}
             named => return named,
         }
