@@ -140,18 +140,25 @@ impl Errand {
         let gone: Vec<_> = keys.lines.iter().filter(|line| wanted.iter().any(|word| is(line, word))).collect();
         let lines: Vec<usize> = gone.iter().map(|line| line.line).collect();
         sheet.write(&sheet::changed(&before, &[], &lines))?;
-        for line in gone {
-            eprintln!("key {} of {} is revoked", id_text(line.id), line.name);
-        }
         let told = tell(sheet.path(), self.control.as_deref(), self.config.as_deref());
-        if let Told::Refused(reasons) = &told {
-            eprintln!(
-                "ollama-gate key: the gate that runs has NOT taken this: {}",
-                reasons.join("\nollama-gate key: ")
-            );
-            return Ok(EX_REFUSED);
+        let (done, code) = match &told {
+            Told::InForce(_) => ("is revoked", told.report()),
+            // A key that leaked is no less dangerous for having left the file.
+            Told::Elsewhere(said) | Told::Nobody(said) => {
+                eprintln!("ollama-gate key: revoked in the file; no running gate was told: {said}");
+                ("is revoked in the file", EX_UNAVAILABLE)
+            }
+            Told::NotPermitted(_) | Told::Silent(_) => ("is revoked in the file", told.report()),
+            Told::Refused(reasons) => {
+                let reasons = reasons.join("\nollama-gate key: ");
+                eprintln!("ollama-gate key: the gate that runs has NOT taken this: {reasons}");
+                ("is revoked in the file", told.report())
+            }
+        };
+        for line in gone {
+            eprintln!("key {} of {} {done}", id_text(line.id), line.name);
         }
-        Ok(told.report())
+        Ok(code)
     }
 }
 

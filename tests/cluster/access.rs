@@ -81,7 +81,7 @@ fn what_cannot_be_used_is_refused_before_anything_starts() {
     let (url, gcra) = ("--cluster-url=redis://127.0.0.1:1", "--limit-strategy=gcra");
     for (arguments, parts) in [
         (&[url, gcra][..], &["limit_strategy = \"gcra\"", "write fixed-window"][..]),
-        (&["--cluster-url=http://:sesame@host"], &["cluster_url = \"http://***@host\"", "redis://HOST:PORT"]),
+        (&["--cluster-url=http://:sesame@host"], &["cluster_url = \"***\"", "redis://HOST:PORT"]),
         (&["--cluster-url=redis://:sesame@host:port"], &["cluster_url", "it cannot be read"]),
         (&["--cluster-url=redis://u:sesame@a:1,b:1"], &["cluster_url", "redis+sentinel or redis+cluster"]),
         (&["--cluster-url=redis+sentinel://:sesame@a:1"], &["cluster_url", "it names no service"]),

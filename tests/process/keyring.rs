@@ -8,11 +8,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::heirs::{Installed, upgrade};
+use crate::heirs::{Installed, candidate, upgrade};
 use crate::identity::may_change;
 use crate::keys::{Sheet, key, secret};
 use crate::orders::{Control, Running, Said, reasons};
-use crate::scene::{backend, catches_up, gate_to, is_gone, said, successor};
+use crate::scene::{Latch, backend, catches_up, gate_to, is_gone, said, successor};
 use crate::support::{Gate, Plan, binary, children_of, gate, wait_for};
 
 /// A gate with this key file and a control socket.
@@ -110,6 +110,54 @@ fn keys_change_without_a_reload() {
 }
 
 #[test]
+fn keys_of_a_configuration_that_fails_are_never_in_force() {
+    let (sheet, other, control, backend) = (Sheet::new(), Sheet::new(), Control::new(), backend(0));
+    let config = |sheet: &Sheet, more: &str| format!("workers = 1\nkeys = {:?}\n{more}", sheet.path());
+    let broken = "access_log = \"/nonexistent/x\"";
+    sheet.make("new --name ada");
+    let flag = control.flag();
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config(&sheet, "")).start();
+    sheet.make("new --name bob");
+    other.make("new --name eve");
+    // The same file with other keys; then another file, when what is in the first cannot even be read any more.
+    for (fails, mode) in [(&sheet, 0o600), (&other, 0o640)] {
+        gate.configure(&config(fails, broken));
+        gate.signal(Signal::SIGHUP);
+        gate.log_has("is checked and bound, rolling it out");
+        sheet.mode(mode);
+        gate.log_has("reload failed, back to generation 1");
+        catches_up(&mut gate);
+        let keys = control.status()["keys"].clone();
+        assert_eq!(in_force(&control), [1, 1, 1], "{keys}");
+        assert_eq!(keys["file"], json!(sheet.path().canonicalize().unwrap()));
+    }
+    assert_eq!(said(&gate, "keys: "), 1, "nothing else was ever published");
+    sheet.mode(0o600);
+    gate.configure(&config(&sheet, ""));
+    gate.reload();
+    assert_eq!(in_force(&control), [2, 2, 2]);
+}
+
+#[test]
+fn what_is_revoked_while_a_configuration_is_on_its_way_stays_revoked() {
+    let (sheet, control, backend) = (Sheet::new(), Control::new(), backend(0));
+    sheet.make("new --name ada");
+    sheet.make("new --name bob");
+    let (latch, flag) = (Latch::new(control.beside("access")), control.flag());
+    let config = format!("workers = 1\nkeys = {:?}\n", sheet.path());
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config).start();
+    gate.configure(&format!("{config}access_log = {:?}", latch.path()));
+    gate.signal(Signal::SIGHUP);
+    gate.has_workers(2);
+    let said = tell(&sheet, &control, "revoke ada");
+    assert!(said.code == 0 && said.err.contains("1 key of 1 name (generation 2)"), "{said:?}");
+    latch.let_one_pass();
+    gate.log_has("generation 2 serves");
+    catches_up(&mut gate);
+    assert_eq!(in_force(&control), [1, 1, 3]);
+}
+
+#[test]
 fn a_gate_without_keys_says_what_to_do() {
     let (sheet, control) = (Sheet::new(), Control::new());
     let mut gate = gate(["--upstream=http://127.0.0.1:9", &control.flag()]).start();
@@ -117,6 +165,11 @@ fn a_gate_without_keys_says_what_to_do() {
     let said = tell(&sheet, &control, "new --name ada");
     secret(&said);
     assert!(said.err.contains("asks for no keys: set `keys` to "), "{said:?}");
+    let said = tell(&sheet, &control, "revoke ada");
+    said.was_refused(
+        69,
+        &["revoked in the file; no running gate was told: ", "asks for no keys", "ada is revoked in the file"],
+    );
     assert_eq!(control.ask(&json!({"command": "keys"}))["keys"], Value::Null);
     gate.signal(Signal::SIGTERM);
     assert_eq!(gate.ends_with_code(), 0);
@@ -237,7 +290,7 @@ fn secrets_are_shown_nowhere() {
     printed.did("cluster_url = \"redis://***@127.0.0.1:1/0\"");
     let refused =
         Running::start(Command::new(binary()).args(["--cluster-url", "http://u:sesame@x", "--check-config"])).said();
-    refused.was_refused(78, &["cluster_url = \"http://***@x\""]);
+    refused.was_refused(78, &["cluster_url = \"***\": write a URL"]);
     assert!(!refused.err.contains("sesame") && !printed.out.contains("sesame"), "{refused:?} {printed:?}");
 }
 
@@ -324,5 +377,53 @@ fn a_gate_that_takes_over_has_the_keys_and_reads_them_again() {
     assert_eq!(in_force(&control), [2, 2, 2], "published once by each");
     secret(&tell(&sheet, &control, "new --name eve"));
     assert_eq!(in_force(&control), [3, 3, 3]);
+    drop(heir);
+}
+
+#[test]
+fn a_gate_that_takes_over_has_the_keys_of_its_own_file() {
+    let (sheet, other, control, backend) = (Sheet::new(), Sheet::new(), Control::new(), backend(0));
+    sheet.make("new --name ada");
+    other.make("new --name bob");
+    other.make("new --name eve");
+    let (latch, flag) = (Latch::new(control.beside("access")), control.flag());
+    let config = |sheet: &Sheet| format!("workers = 1\nkeys = {:?}\n", sheet.path());
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config(&sheet)).start();
+    gate.configure(&format!("{}access_log = {:?}", config(&other), latch.path()));
+    let upgrade = control.begin(&json!({"command": "upgrade", "wait": true}));
+    let heir = candidate(&mut gate);
+    heir.has_workers(1);
+    assert_eq!(in_force(&control), [1, 1, 1]);
+    // Found good at the start, it cannot be read any more when the gate before lets go.
+    other.mode(0o640);
+    latch.let_one_pass();
+    assert_eq!(upgrade.answer()["ok"], true);
+    gate.log_has("this gate has taken over");
+    gate.log_has("keys refused, those before stay in force: ");
+    gate.log_has("keys: 2 keys of 2 names (generation 2)");
+    let keys = control.status()["keys"].clone();
+    assert_eq!((in_force(&control), &keys["file"]), ([2, 2, 2], &json!(other.path().canonicalize().unwrap())));
+    drop(heir);
+}
+
+#[test]
+fn keys_of_a_time_before_are_nothing_to_a_gate_that_takes_over() {
+    let (sheet, other, control, backend) = (Sheet::new(), Sheet::new(), Control::new(), backend(0));
+    sheet.make("new --name ada");
+    other.make("new --name bob");
+    let (latch, flag) = (Latch::new(control.beside("access")), control.flag());
+    let config = |sheet: &Sheet| format!("workers = 1\nkeys = {:?}\n", sheet.path());
+    let mut gate = gate_to(&backend, [flag.as_str()]).config(&config(&sheet)).start();
+    gate.configure("workers = 1");
+    gate.reload();
+    assert_eq!(control.status()["keys"], Value::Null);
+    gate.configure(&format!("{}access_log = {:?}", config(&other), latch.path()));
+    let upgrade = control.begin(&json!({"command": "upgrade", "wait": true}));
+    let heir = candidate(&mut gate);
+    // Before any of its workers lets somebody in.
+    heir.has_workers(1);
+    assert_eq!(said(&gate, "keys: 1 key of 1 name (generation 3)"), 1);
+    latch.let_one_pass();
+    assert_eq!(upgrade.answer()["ok"], true);
     drop(heir);
 }

@@ -1,13 +1,12 @@
 //! What is wrong with a configuration: the key, the value, where it came from, and what would be right.
 //!
 //! This module only words and collects complaints; who finds them is elsewhere. The invariant: a complaint prints as
-//! exactly one line, whatever was typed, and no password that
-//! stands in a URL.
+//! exactly one line, whatever was typed, and without the value where that may be the store's password.
 
 use std::fmt;
 
 use crate::settings::Source;
-use crate::value::cluster::redacted;
+use crate::value::cluster::{HIDDEN, is_secretive, redacted_url};
 
 /// Enough of a value to recognise it, short enough for one line of a log.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -38,7 +37,10 @@ impl fmt::Display for Complaint {
         if !self.key.is_empty() {
             write!(f, "{} = ", shortened(&self.key))?;
         }
-        write!(f, "\"{}\": {}", shortened(&redacted(&self.value)), self.remedy)
+        // A line that is not TOML has its key in the text.
+        let key = if self.key.is_empty() { self.value.split('=').next().unwrap_or_default().trim() } else { &self.key };
+        let value = if is_secretive(key) { HIDDEN.into() } else { redacted_url(&self.value) };
+        write!(f, "\"{}\": {}", shortened(&value), self.remedy)
     }
 }
 
@@ -135,6 +137,22 @@ mod tests {
             assert_eq!(nearest(typed, known.into_iter()), guess, "{typed}");
         }
         assert_eq!(nearest(&"w".repeat(65), known.into_iter()), None);
+    }
+
+    #[test]
+    fn what_may_be_the_password_of_the_store_is_not_shown() {
+        for (key, value, shown) in [
+            ("cluster_url", "default:s3cret@store:6379", "cluster_url = \"***\": x"),
+            ("clutser_password", "s3cret", "clutser_password = \"***\": x"),
+            ("", "cluster_password = s3cret", "\"***\": x"),
+            ("", "workers = many", "\"workers = many\": x"),
+            ("upstream", "http://u:s3cret@a", "upstream = \"http://***@a\": x"),
+        ] {
+            let complaint =
+                Complaint { key: key.into(), value: value.into(), source: Source::Env("E".into()), remedy: "x".into() };
+            let said = complaint.to_string();
+            assert!(said.ends_with(&format!(": {shown}")) && !said.contains("s3cret"), "{said}");
+        }
     }
 
     #[test]

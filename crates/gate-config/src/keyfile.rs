@@ -2,7 +2,8 @@
 //!
 //! A line is a key: its number, the salt and the hash of its text, whose it is, from when until when, and the words of
 //! its policy. Nothing is read or hashed here, and the text of a key is nowhere to be found. Several lines may have one
-//! name: that is one client with several keys, as while one takes the place of another.
+//! name: that is one client with several keys, as while one takes the place of another. What is counted of them is counted
+//! together, so the words that count are the same in all lines of a name.
 //!
 //! Invariant: no number stands in a [`KeyFile`] twice, every time and every policy in it is good, and what is wrong with
 //! a file is told with its lines, never with a salt or a hash.
@@ -180,6 +181,8 @@ pub fn parse(text: &str) -> Result<KeyFile<'_>, KeyFaults> {
         faults.add(0, format!("{} keys: write at most {KEYS_MAX}", file.lines.len()));
     }
     doubles(seen, &mut faults);
+    strangers(&file, &mut faults);
+    faults.faults.sort_by_key(|(line, _)| *line);
     if faults.faults.is_empty() { Ok(file) } else { Err(faults) }
 }
 
@@ -256,7 +259,28 @@ fn doubles(mut seen: Vec<(u64, usize)>, faults: &mut KeyFaults) {
             format!("{} stands in line {} already: each key has a number of its own", id_text(pair[0].0), pair[0].1),
         );
     }
-    faults.faults.sort_by_key(|(line, _)| *line);
+}
+
+/// Lines whose limits are not those of another line of their name: each would count for itself.
+fn strangers(file: &KeyFile<'_>, faults: &mut KeyFaults) {
+    if file.policies.len() < 2 {
+        return;
+    }
+    let counted = |line: &KeyLine<'_>| {
+        let policy = &file.meanings[line.policy as usize];
+        (&policy.limit, &policy.tokens, policy.concurrency)
+    };
+    let mut known: HashMap<&str, &KeyLine<'_>> = HashMap::with_capacity(file.lines.len());
+    for line in &file.lines {
+        let first = *known.entry(line.name).or_insert(line);
+        if first.policy != line.policy && counted(first) != counted(line) {
+            let (name, other) = (line.name, first.line);
+            faults.add(
+                line.line,
+                format!("line {other} is of {name} too: write the same limit, tokens and concurrency in both"),
+            );
+        }
+    }
 }
 
 /// The words of a line, between blanks.

@@ -16,7 +16,9 @@ use crate::rate::Rate;
 use crate::settings::{Settings, Source};
 use crate::value::address::{Bind, binds, binds_text, resolvers, resolvers_text};
 use crate::value::choice::{AccessLogFormat, LogLevel, Retry, Strategy, choice, choice_text};
-use crate::value::cluster::{ClusterUrl, Share, cluster_prefix, cluster_timeout, cluster_url, share, url_text};
+use crate::value::cluster::{
+    ClusterUrl, Share, cluster_prefix, cluster_timeout, cluster_url, password_file, share, url_text,
+};
 use crate::value::number::{
     self, plain, size, size_text, switch, time, time_or_off, time_or_off_text, time_text, whole,
 };
@@ -172,7 +174,7 @@ values! {
     /// The store in which limits hold over several gates.
     cluster_url: Option<ClusterUrl> = cluster_url, |url| url_text(url.as_ref());
     /// The file with the store's password.
-    cluster_password: Option<PathBuf> = path, |path| path_text(path.as_deref());
+    cluster_password: Option<PathBuf> = password_file, |path| path_text(path.as_deref());
     /// What of each limit this gate lets pass on its own.
     cluster_share: Share = share, plain;
     /// How long the store may take to answer.

@@ -6,7 +6,7 @@
 use crate::keys::{Change, KEYS, Key, Repeats};
 use crate::plan::Plan;
 use crate::settings::{Settings, Source, Typed};
-use crate::value::cluster::redacted;
+use crate::value::cluster::redacted_url;
 use crate::value::items;
 
 /// Where comments of the reference file are broken.
@@ -77,7 +77,7 @@ fn spellings(key: &Key) -> String {
 }
 
 fn origin(typed: &Typed, value: &str) -> String {
-    let text = redacted(&typed.text);
+    let text = redacted_url(&typed.text);
     if text == value {
         return typed.source.to_string();
     }

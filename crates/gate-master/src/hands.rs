@@ -107,6 +107,8 @@ pub(crate) struct Hands {
     pub(crate) baseline: Option<Baseline>,
     /// The keys that are in force, where the newest configuration has any.
     pub(crate) keys: Option<Published>,
+    /// What holds the keys of a configuration that is on its way, where others are in force until it is in service.
+    pub(crate) pending: Option<Secrets>,
     pub(crate) oom: Option<(OomCounter, u64)>,
 }
 
@@ -146,12 +148,10 @@ impl Hands {
         keys::assign(zone, &plan, sheet.as_ref(), &in_service).map_err(StartError::Load)?;
         let beside = if beside_another { InService::All } else { InService::None };
         fleet::claim(zone, &plan, beside).map_err(StartError::Load)?;
-        let keys = sheet.map(|sheet| match zone.keyring().generation() {
-            // The gate that serves beside us may publish at any time; we do when it has let go.
-            theirs @ 1.. if beside_another => Ok(sheet.published(theirs)),
-            _ => sheet.publish(zone, &memory),
-        });
-        let keys = keys.transpose().map_err(StartError::Load)?;
+        // The gate that serves beside us may publish at any time; we do when it has let go.
+        let theirs = beside_another && !zone.keyring().is_empty();
+        let keys = sheet.filter(|_| !theirs).map(|sheet| sheet.publish(zone, &memory)).transpose();
+        let keys = keys.map_err(StartError::Load)?;
         let password = secrets.cluster_password.clone();
         let lifeline = process::pipe().map_err(StartError::Machine)?;
         let bells = birth::bells().map_err(StartError::Machine)?;
@@ -188,6 +188,7 @@ impl Hands {
             chronicle: Chronicle::default(),
             baseline: None,
             keys,
+            pending: theirs.then_some(secrets),
             oom,
         })
     }
@@ -285,9 +286,13 @@ impl Hands {
         let held = (Some(&current.sockets), Steering::Ours);
         let mut loaded = Loaded::new(plan, self.generations + 1, held, &mut self.estate)?;
         loaded.cluster_password.clone_from(&secrets.cluster_password);
-        // Last, for nothing takes it back: whoever serves now has these keys from here on.
-        let published = sheet.map(|sheet| sheet.publish(self.zone, &self.memory)).transpose();
-        self.keys = published.inspect_err(|_| loaded.sockets.retire(Some(&current.sockets)))?;
+        // Keys that are in force stay until this is committed, as whatever fails then could not bring them back.
+        if self.keys.is_none() {
+            let published = sheet.map(|sheet| sheet.publish(self.zone, &self.memory)).transpose();
+            self.keys = published.inspect_err(|_| loaded.sockets.retire(Some(&current.sockets)))?;
+        } else {
+            self.pending = Some(secrets);
+        }
         self.generations += 1;
         Ok((loaded, changes))
     }
@@ -387,6 +392,9 @@ impl Hands {
         let workers = seen.processes.iter().filter(is_worker).filter(of_current).count();
         let plural = if workers == 1 { "" } else { "s" };
         log::info!("generation {generation} serves with {workers} worker{plural}");
+        if self.standing.is_alone() {
+            self.commit_keys();
+        }
         self.first_commit();
         Event::Committed { generation }
     }
@@ -396,7 +404,7 @@ impl Hands {
             log::error!("reload failed, back to generation {}: {reason}", before.generation);
             failed.sockets.retire(Some(&before.sockets));
             self.current = Some(before);
-            self.restore_keys();
+            self.forget_keys();
         }
         Event::RolledBack { reason: reason.to_owned() }
     }

@@ -1,10 +1,10 @@
 //! The keys of clients: from their file into the zone, where every worker sees them at once.
 //!
 //! They change without a reload too: the file is read whenever somebody asks. Whether a request's key is right is for
-//! the workers. Invariant: keys are published all or none, after everything about their file was found good; until then
-//! those before stay in force.
+//! the workers. Invariant: keys are published all or none, after everything about their file was found good; until then,
+//! and until the configuration that names the file is in service, those before stay in force.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use gate_config::keyfile::{self, KeyFile};
@@ -12,7 +12,7 @@ use gate_config::{Plan, WINDOWS_MAX};
 use gate_sys::listen::Address;
 use gate_sys::shared::SharedWords;
 use gate_zone::Zone;
-use gate_zone::keyring::Record;
+use gate_zone::keyring::{self, Record, Unpublished};
 
 use crate::hands::{Hands, Loaded};
 use crate::protocol::KeysUse;
@@ -29,7 +29,6 @@ pub(crate) struct Sheet<'a> {
 /// The keys that are in force.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
-    path: PathBuf,
     windows: Vec<Duration>,
     told: KeysUse,
 }
@@ -49,7 +48,25 @@ impl<'a> Sheet<'a> {
     pub(crate) fn read(plan: &'a Plan, secrets: &'a Secrets) -> Result<Option<Self>, Refused> {
         let Some((path, text)) = plan.keys.as_deref().zip(secrets.keys.as_deref()) else { return Ok(None) };
         let file = keyfile::parse(text).map_err(|faults| Refused::all(faults.told(&path.display().to_string())))?;
-        Ok(Some(Self { path, file }))
+        let sheet = Self { path, file };
+        keyring::check(&sheet.records(), &sheet.file.policies).map_err(|error| sheet.refused(&error))?;
+        Ok(Some(sheet))
+    }
+
+    fn records(&self) -> Vec<Record<'_>> {
+        let record = |line: &keyfile::KeyLine<'a>| Record {
+            id: line.id,
+            salt: line.salt,
+            digest: line.digest,
+            expires: line.expires,
+            policy: line.policy,
+            name: line.name,
+        };
+        self.file.lines.iter().map(record).collect()
+    }
+
+    fn refused(&self, error: &Unpublished) -> Refused {
+        Refused::of(format!("{}: {error}", self.path.display()))
     }
 
     fn windows(sheet: Option<&Self>) -> Vec<Duration> {
@@ -61,25 +78,8 @@ impl<'a> Sheet<'a> {
     /// # Errors
     /// There is no room for them; those before stay.
     pub(crate) fn publish(&self, zone: Zone, memory: &SharedWords) -> Result<Published, Refused> {
-        let record = |line: &keyfile::KeyLine<'a>| Record {
-            id: line.id,
-            salt: line.salt,
-            digest: line.digest,
-            expires: line.expires,
-            policy: line.policy,
-            name: line.name,
-        };
-        let records: Vec<_> = self.file.lines.iter().map(record).collect();
-        let generation = zone.keyring().publish(memory, &records, &self.file.policies);
-        let generation = generation.map_err(|error| Refused::of(format!("{}: {error}", self.path.display())))?;
-        let published = self.published(generation);
-        let (KeysUse { keys, names, .. }, plural) = (&published.told, |count: u64| if count == 1 { "" } else { "s" });
-        log::info!("keys: {keys} key{} of {names} name{} (generation {generation})", plural(*keys), plural(*names));
-        Ok(published)
-    }
-
-    /// What is in force where another gate has published the same file.
-    pub(crate) fn published(&self, generation: u32) -> Published {
+        let generation = zone.keyring().publish(memory, &self.records(), &self.file.policies);
+        let generation = generation.map_err(|error| self.refused(&error))?;
         // As whoever changed it may know it.
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.to_owned());
         let told = KeysUse {
@@ -90,7 +90,10 @@ impl<'a> Sheet<'a> {
             generation: u64::from(generation),
             time: status::time(),
         };
-        Published { path: self.path.to_owned(), windows: self.file.windows(), told }
+        let published = Published { windows: self.file.windows(), told };
+        let (KeysUse { keys, names, .. }, plural) = (&published.told, |count: u64| if count == 1 { "" } else { "s" });
+        log::info!("keys: {keys} key{} of {names} name{} (generation {generation})", plural(*keys), plural(*names));
+        Ok(published)
     }
 }
 
@@ -182,32 +185,64 @@ impl Hands {
         }
     }
 
-    /// Reads the key file of the newest configuration again, and puts its keys in force.
+    /// Takes keys away that nobody asks for any more: a gate that starts beside this one would take them for ours.
+    pub(crate) fn clear_keys(&self) -> Result<(), Unpublished> {
+        if self.keys.is_none() && !self.zone.keyring().is_empty() {
+            self.zone.keyring().publish(&self.memory, &[], &[])?;
+        }
+        Ok(())
+    }
+
+    /// Reads the key file of the configuration whose keys are in force again, and puts what is in it in force.
     ///
     /// # Errors
     /// Why not; the keys before stay in force.
     pub(crate) fn reread_keys(&mut self) -> Result<Option<&Published>, Refused> {
-        let Some(plan) = self.current.as_ref().map(|current| current.plan.clone()) else { return Ok(None) };
+        let next = self.current.as_ref().map(|current| current.plan.clone());
+        let in_force = self.before.as_ref().filter(|_| self.pending.is_some()).map(|before| before.plan.clone());
+        let Some(plan) = in_force.or_else(|| next.clone()) else { return Ok(None) };
         let secrets = Secrets::read(&plan)?;
-        let sheet = Sheet::read(&plan, &secrets)?;
-        assign(self.zone, &plan, sheet.as_ref(), &self.windows_in_service())?;
-        self.keys = sheet.map(|sheet| sheet.publish(self.zone, &self.memory)).transpose()?;
+        self.put_in_force(&plan, &secrets)?;
+        // What is on its way must not bring back what was taken out of its file meanwhile.
+        if self.pending.is_some()
+            && let Some(next) = next
+            && let Ok(secrets) = Secrets::read(&next)
+            && Sheet::read(&next, &secrets).is_ok()
+        {
+            self.pending = Some(secrets);
+        }
         Ok(self.keys.as_ref())
     }
 
-    /// The same where nobody waits for an answer.
-    pub(crate) fn refresh_keys(&mut self) {
-        if let Err(Refused { reasons, .. }) = self.reread_keys() {
+    fn put_in_force(&mut self, plan: &Plan, secrets: &Secrets) -> Result<(), Refused> {
+        let sheet = Sheet::read(plan, secrets)?;
+        assign(self.zone, plan, sheet.as_ref(), &self.windows_in_service())?;
+        self.keys = sheet.map(|sheet| sheet.publish(self.zone, &self.memory)).transpose()?;
+        Ok(())
+    }
+
+    /// The newest configuration is in service: so are its keys, as they were found good.
+    pub(crate) fn commit_keys(&mut self) {
+        let Some((secrets, current)) = self.pending.take().zip(self.current.as_ref()) else { return };
+        let plan = current.plan.clone();
+        if let Err(Refused { reasons, .. }) = self.put_in_force(&plan, &secrets) {
             log_refusal(&reasons);
         }
     }
 
-    /// The same where another configuration was tried meanwhile: only if it has keys of its own.
-    pub(crate) fn restore_keys(&mut self) {
-        let wanted = self.current.as_ref().and_then(|current| current.plan.keys.clone());
-        if self.keys.as_ref().map(|keys| &keys.path) != wanted.as_ref() {
-            self.refresh_keys();
+    /// The newest configuration is not wanted: those before it have never left their place, unless there were none.
+    pub(crate) fn forget_keys(&mut self) {
+        self.pending = None;
+        if self.current.as_ref().is_some_and(|current| current.plan.keys.is_none()) {
+            self.keys = None;
         }
+    }
+
+    /// No other gate publishes any more. The one before us may have read the file since we did.
+    pub(crate) fn refresh_keys(&mut self) {
+        let Err(Refused { reasons, .. }) = self.reread_keys().map(|_| ()) else { return self.pending = None };
+        log_refusal(&reasons);
+        self.commit_keys();
     }
 }
 

@@ -167,6 +167,7 @@ impl Hands {
                     .to_owned(),
             );
         }
+        self.clear_keys().map_err(|error| error.to_string())?;
         let program = &self.program;
         let name = program.argument0.to_string_lossy();
         let path = std::env::var_os("PATH");

@@ -189,7 +189,7 @@ impl Lodge {
             budget: Rc::new(budget),
             has_tokens: !policy.tokens.is_empty(),
             concurrency: policy.concurrency,
-            weight: Some(policy.weight),
+            weight: policy.weight,
             routes: Some(policy.routes),
         })
     }

@@ -188,6 +188,14 @@ impl Zone {
     }
 }
 
+/// Whether there is room for these keys.
+///
+/// # Errors
+/// [`Unpublished`], as [`Keyring::publish`] would say.
+pub fn check(keys: &[Record<'_>], policies: &[&str]) -> Result<(), Unpublished> {
+    table::check(keys, policies)
+}
+
 impl Keyring {
     /// Puts `keys` in the place of all that were published before, and gives the memory of those back to the kernel by the
     /// zone's own `memory`. Of several keys with one id the first is found. Gives back the generation. Master only.

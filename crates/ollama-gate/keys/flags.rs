@@ -12,7 +12,7 @@ use super::times::{Expiry, expiry, span};
 use super::{Errand, Task};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused, and nothing is changed but by revoke, 64 usage, 69 the gate \
-does not answer, 70 a bug, 77 the gate may not be asked, 78 the key file is not as it should be, or cannot be found.";
+does not answer, or a key is revoked in the file and no gate was told, 70 a bug, 77 the gate may not be asked, 78 the key file is not as it should be, or cannot be found.";
 
 /// What each word of a policy gets a flag for: the value's name, and the help.
 const POLICY: [(&str, &str); WORDS.len()] = [
@@ -26,7 +26,7 @@ const POLICY: [(&str, &str); WORDS.len()] = [
     ("TIME", "How long a model may be asked to stay in memory: 10m"),
     ("N", "Images in one request"),
     ("N", "Messages in one request"),
-    ("N", "Its share of the queue beside others', from 1 to 100"),
+    ("N", "Its share of the queue beside others', from 1 to 100; else that of the client's address"),
 ];
 
 /// The command, for clap.
@@ -64,6 +64,10 @@ pub(crate) fn definition() -> Command {
     let all = [new, list, revoke, rotate].map(|command| command.args(places()));
     Command::new("key")
         .about("Make, list, revoke or rotate the keys of clients")
+        .after_help(
+            "A name is a client: its keys count together, so their lines in the file must have the same limit, tokens and \
+             concurrency.",
+        )
         .subcommand_required(true)
         .subcommands(all)
 }

@@ -66,9 +66,6 @@ const MESSAGES_MAX: u64 = 100_000;
 /// The list is searched for every request; more models than this are no list but a pattern.
 const MODELS_MAX: usize = 256;
 
-/// What goes without saying.
-const WEIGHT: u32 = 1;
-
 /// What a key may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -92,8 +89,8 @@ pub struct Policy {
     pub images: Option<u32>,
     /// How many messages a request may have.
     pub messages: Option<u32>,
-    /// Its share of the queue: 1 to 100.
-    pub weight: u32,
+    /// Its share of the queue: 1 to 100; `None` takes that of the client's address.
+    pub weight: Option<u32>,
 }
 
 /// What is wrong with the words of a policy: a sentence each.
@@ -122,7 +119,7 @@ impl Default for Policy {
             keep_alive: None,
             images: None,
             messages: None,
-            weight: WEIGHT,
+            weight: None,
         }
     }
 }
@@ -164,7 +161,7 @@ impl Policy {
             "keep_alive" => self.keep_alive = Some(time(value)?),
             "images" => self.images = Some(whole(value, 0..=IMAGES_MAX)?),
             "messages" => self.messages = Some(whole(value, 1..=MESSAGES_MAX)?),
-            "weight" => self.weight = whole(value, 1..=number::WEIGHT_MAX)?,
+            "weight" => self.weight = Some(whole(value, 1..=number::WEIGHT_MAX)?),
             _ => return Err(unknown(name)),
         }
         Ok(())
@@ -192,7 +189,7 @@ impl fmt::Display for Policy {
             self.keep_alive.map(time_text),
             number(self.images.map(u64::from)),
             number(self.messages.map(u64::from)),
-            number(Some(u64::from(self.weight)).filter(|weight| *weight != u64::from(WEIGHT))),
+            number(self.weight.map(u64::from)),
         ];
         let words = WORDS.iter().zip(values).filter_map(|(word, value)| Some(format!("{word}={}", value?)));
         f.write_str(&words.collect::<Vec<_>>().join(" "))
@@ -238,6 +235,15 @@ fn models(list: &str) -> Result<Vec<String>, String> {
         let named = text::model(&item.replace('*', "x")).ok().flatten();
         if named.is_none() {
             return Err("write models such as `llama3.2,qwen3:*`, or `*`".to_owned());
+        }
+        // Of two parts the first is a namespace, and none has a dot: this would never match.
+        if let Some((host, model)) = item.split_once('/')
+            && host.contains('.')
+            && !model.contains('/')
+        {
+            return Err(format!(
+                "a host has a namespace after it: write {host}/*/{model}, or {host}/*/*:* for all of it"
+            ));
         }
         if !models.iter().any(|known| known == item) {
             models.push(item.to_owned());

@@ -78,6 +78,27 @@ fn everything_that_is_wrong_is_told_with_its_line() {
 }
 
 #[test]
+fn lines_of_one_name_count_alike() {
+    let file = |policies: &[&str]| -> String {
+        let lines = (1..).zip(policies).map(|(id, policy)| {
+            let (name, policy) = policy.split_once(':').unwrap();
+            line(&id_text(id), &format!("{name} 2026-11-23T22:00:00Z - {policy}"))
+        });
+        lines.collect()
+    };
+    for good in [
+        &["ada:limit=60/minute models=a", "bob:limit=2/minute", "ada:models=b limit=60per1minute weight=2"][..],
+        &["ada:", "ada:num_ctx=4096 routes=chat"],
+    ] {
+        assert_eq!(parse(&file(good)).map(|file| file.lines.len()), Ok(good.len()), "{good:?}");
+    }
+    for differs in ["limit=2/minute", "tokens=1/day limit=1/minute", "concurrency=1 limit=1/minute", ""] {
+        let said = wrong(&file(&["ada:limit=1/minute", "bob:", &format!("ada:{differs}")]));
+        assert_eq!(said, ["keys:3: line 1 is of ada too: write the same limit, tokens and concurrency in both"]);
+    }
+}
+
+#[test]
 fn only_the_first_faults_are_told() {
     let lines = wrong(&"x\n".repeat(100_000));
     assert_eq!((lines.len(), lines[20].as_str()), (21, "keys: and 99980 more"));
@@ -110,17 +131,21 @@ fn policies_say_what_a_key_may_do() {
     let rates = |policy: &Policy| policy.limit.as_ref().map(Vec::len);
     assert_eq!((rates(&policy), policy.tokens[0].amount, policy.concurrency), (Some(2), 100_000, Some(4)));
     assert_eq!(policy.models, ["llama3.2", "qwen3:*"]);
+    for list in ["ana/*", "ana/v1.5", "v1.5", "hub.example.com/*/*:*"] {
+        assert_eq!(Policy::parse(&format!("models={list}")).unwrap().models, [list]);
+    }
     assert_eq!(policy.routes, ["chat", "show", "tags", "ps", "version", "models", "model", "pull"]);
     assert_eq!((policy.num_ctx, policy.num_predict), (Some(8192), Some(1024)));
     assert_eq!((policy.keep_alive, policy.images), (Some(Duration::from_secs(600)), Some(0)));
-    assert_eq!((policy.messages, policy.weight), (Some(100), 2));
+    assert_eq!((policy.messages, policy.weight), (Some(100), Some(2)));
     let lengths: Vec<u64> = policy.windows().map(|window| window.as_secs()).collect();
     assert_eq!(lengths, [60, 3_600, 3_600]);
     let none = Policy::parse(" ").unwrap();
-    assert_eq!((rates(&none), none.tokens.len(), none.routes.len(), none.weight), (None, 0, 16, 1));
+    assert_eq!((rates(&none), none.tokens.len(), none.routes.len(), none.weight), (None, 0, 16, None));
     assert!(none.routes.contains(&"article") && none.routes.contains(&"ps") && !none.routes.contains(&"pull"));
     assert_eq!(rates(&Policy::parse("limit=none").unwrap()), Some(0));
     assert_eq!(Policy::parse("limit=5per2seconds").unwrap().limit.unwrap()[0].window(), Duration::from_secs(2));
+    assert_eq!(Policy::parse("weight=1").unwrap().to_string(), "weight=1", "not the address's");
     assert_eq!(Policy::parse("routes=manage").unwrap().routes.len(), 6);
 }
 
@@ -134,6 +159,7 @@ fn policies_refuse_what_they_do_not_know() {
         ("models=", "leave the word out"),
         ("models=a,,b", "llama3.2,qwen3:*"),
         ("models=a\"b", "llama3.2,qwen3:*"),
+        ("models=a,hub.example.com/*", "write hub.example.com/*/*, or hub.example.com/*/*:*"),
         ("routes=", "infer, read, manage"),
         ("routes=chat,pul", "no route is called `pul`; did you mean `pull`?"),
         ("routes=signout", "no route is called `signout`; write infer"),

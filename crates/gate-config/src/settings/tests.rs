@@ -381,21 +381,18 @@ fn the_table_of_the_cluster_holds_the_same_keys() {
 #[test]
 fn faults_in_the_table_of_the_cluster_name_field_and_line() {
     for (text, expected) in [
-        (
-            "[cluster]\nulr = 'redis://u:hunter2@a'",
-            &["2: cluster.ulr = \"redis://***@a\": no such key; did you mean `url`?"][..],
-        ),
+        ("[cluster]\nulr = 'redis://u:hunter2@a'", &["2: cluster.ulr = \"***\": no such key; did you mean `url`?"][..]),
         (
             "[cluster]\nurl = 'a'\nlimit = 1",
-            &["2: cluster_url = \"a\": write a URL", "3: cluster.limit = \"1\": `limit` is a key of the gate"],
+            &["2: cluster_url = \"***\": write a URL", "3: cluster.limit = \"***\": `limit` is a key of the gate"],
         ),
         (
             "cluster_url = 'redis://a'\n[cluster]\nurl = 'redis://b'",
-            &["3: cluster.url = \"redis://b\": gate.toml:1 has it already"],
+            &["3: cluster.url = \"***\": gate.toml:1 has it already"],
         ),
-        ("[cluster]\nwhen = 1", &["2: cluster.when = \"1\": no such key; it has `url`, `password`"]),
-        ("[cluster]\nurl = [['a']]", &["2: cluster.url = \"\": write one value"]),
-        ("[[cluster]]\nurl = 'redis://a'", &["1: cluster = \"\": write `key = value`"]),
+        ("[cluster]\nwhen = 1", &["2: cluster.when = \"***\": no such key; it has `url`, `password`"]),
+        ("[cluster]\nurl = [['a']]", &["2: cluster.url = \"***\": write one value"]),
+        ("[[cluster]]\nurl = 'redis://a'", &["1: cluster = \"***\": write `key = value`"]),
         (
             "[cluster\nshare = 2\n[[upstream]]\nslots = 0\nurl = 'a'",
             &["1: \"[cluster\": not TOML", "2: cluster_share = \"2\"", "4: upstream[1].slots"],
@@ -404,10 +401,7 @@ fn faults_in_the_table_of_the_cluster_name_field_and_line() {
             "[cluster]\nshare = 2\n[cluster]\nshare = 3\n[[upstream]]\nslots = 0\nurl = 'a'",
             &["2: cluster_share = \"2\"", "3: \"[cluster]\": not TOML", "6: upstream[1].slots"],
         ),
-        (
-            "[cluster]\nurl = \"redis://:hunter2@a\nshare = 2",
-            &["2: \"url = \\\"redis://***@a\": not TOML", "3: cluster_share = \"2\""],
-        ),
+        ("[cluster]\nurl = \"redis://:hunter2@a\nshare = 2", &["2: \"***@a\": not TOML", "3: cluster_share = \"2\""]),
     ] {
         let mut lines = wrong(text);
         lines.sort();

@@ -5,9 +5,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::text::path;
 use super::{Remedy, number};
+use crate::complaint::nearest;
 
 /// The schemes by which such stores are reached.
 const SCHEMES: [&str; 6] = ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
@@ -25,7 +28,7 @@ const GATES_MAX: u64 = 1_000;
 const TIMEOUT_MAX: Duration = Duration::from_secs(1);
 
 /// What is shown of a password.
-const HIDDEN: &str = "***";
+pub(crate) const HIDDEN: &str = "***";
 
 /// Where the store is, with its password if that stands in it.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,14 +59,45 @@ impl fmt::Debug for ClusterUrl {
     }
 }
 
-/// The text with `***` in place of what stands before the `@` of a URL. Passwords hold any characters, so everything
-/// up to the last `@` goes: rather too much than a part of one.
+/// The text with `***` in place of what may be a password: all before the last `@`, for passwords hold any characters,
+/// and all from a `?` or `#` on. Rather too much than a part of one.
 pub fn redacted(text: &str) -> Cow<'_, str> {
-    let Some((head, rest)) = text.split_once("://") else { return Cow::Borrowed(text) };
-    match rest.rsplit_once('@') {
-        Some((credentials, host)) if credentials != HIDDEN => Cow::Owned(format!("{head}://{HIDDEN}@{host}")),
-        _ => Cow::Borrowed(text),
+    let spelled = |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let after_scheme = text.find("://").filter(|at| spelled(&text[..*at])).map_or(0, |at| at + "://".len());
+    let (scheme, rest) = text.split_at(after_scheme);
+    let (credentials, host) = rest.rsplit_once('@').map_or((None, rest), |(head, host)| (Some(head), host));
+    if credentials.is_some_and(|credentials| credentials.contains(['?', '#'])) {
+        return Cow::Owned(format!("{scheme}{HIDDEN}"));
     }
+    let (host, hidden) = host.find(['?', '#']).map_or((host, ""), |at| (&host[..at], HIDDEN));
+    match credentials {
+        None | Some(HIDDEN) if hidden.is_empty() => Cow::Borrowed(text),
+        None => Cow::Owned(format!("{scheme}{host}{hidden}")),
+        Some(_) => Cow::Owned(format!("{scheme}{HIDDEN}@{host}{hidden}")),
+    }
+}
+
+/// The text of a value of any key: what is no URL has no password.
+pub(crate) fn redacted_url(text: &str) -> Cow<'_, str> {
+    if text.contains("://") { redacted(text) } else { Cow::Borrowed(text) }
+}
+
+/// Whether a value may be a secret that was written in a wrong place, or under a name with a slip in it.
+pub(crate) fn is_secretive(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase().replace('-', "_");
+    let name = lower.strip_prefix("ollama_gate_").unwrap_or(&lower);
+    let near = || nearest(name, ["cluster_url", "cluster_password"].into_iter());
+    let is_plain = name.starts_with('[') || ["cluster_share", "cluster_timeout"].contains(&name);
+    !is_plain && (["cluster", "password"].iter().any(|word| name.contains(word)) || near().is_some())
+}
+
+/// A file that holds a password; `None` for empty text. A bare word is a password that was meant to be in it.
+pub(crate) fn password_file(text: &str) -> Result<Option<PathBuf>, Remedy> {
+    let text = text.trim();
+    if text.is_empty() || ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
+        return path(text);
+    }
+    Err("a file's path is due, not the password: write /PATH or ./PATH of a file that holds it".to_owned())
 }
 
 /// A part of a whole: 1, or `1/3`.
@@ -95,6 +129,13 @@ pub(crate) fn cluster_url(text: &str) -> Result<Option<ClusterUrl>, Remedy> {
     }
     let works = text.len() <= URL_BYTES_MAX && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     let known = text.split_once("://").is_some_and(|(scheme, rest)| SCHEMES.contains(&scheme) && !rest.is_empty());
+    if known && text.contains(['?', '#']) {
+        return Err(
+            "write a URL without `?` and `#`: %3F and %23 in a name or a password, and a password rather to the \
+                    file of cluster_password"
+                .to_owned(),
+        );
+    }
     if works && known {
         return Ok(Some(ClusterUrl(text.to_owned())));
     }
@@ -151,6 +192,38 @@ mod tests {
         for text in ["store:6379", "http://store", "redis://", "redis://a b", "redis://a\u{7f}", "Redis://a"] {
             assert!(cluster_url(text).unwrap_err().contains("redis://HOST:PORT"), "{text}");
         }
+    }
+
+    #[test]
+    fn nothing_that_may_be_a_password_is_shown() {
+        for (text, shown) in [
+            ("default:s3cret@store:6379", "***@store:6379"),
+            ("default:s3cret://x@store", "***@store"),
+            ("redis://store?password=s3cret", "redis://store***"),
+            ("redis://store/0#s3cret", "redis://store/0***"),
+            ("redis://u:s3cret@store?s3cret", "redis://***@store***"),
+            ("redis://store?password=s3@cret", "redis://***"),
+            ("redis://:s3?c@ret@store", "redis://***"),
+            ("***@store#s3cret", "***@store***"),
+            ("store:6379", "store:6379"),
+        ] {
+            assert_eq!(redacted(text), shown, "{text}");
+        }
+        for text in ["redis://store?password=s3cret", "redis://store#x", "redis://:a?b@store"] {
+            assert!(cluster_url(text).unwrap_err().contains("%3F"), "{text}");
+        }
+        for text in ["s3cret", "s3/cret", "~/x"] {
+            assert!(password_file(text).unwrap_err().contains("a file's path is due"), "{text}");
+        }
+        for text in ["/p", "./p", "../p"] {
+            assert_eq!(password_file(text), Ok(Some(text.into())));
+        }
+        assert_eq!(password_file(" "), Ok(None));
+        for key in ["cluster_url", "cluster.password", "clutser_url", "OLLAMA_GATE_CLUTSER_URL", "--cluster-url"] {
+            assert!(is_secretive(key), "{key}");
+        }
+        assert!(!is_secretive("cluster_share") && !is_secretive("[cluster"));
+        assert!(!is_secretive("upstream") && !is_secretive("keys") && !is_secretive(""));
     }
 
     #[test]
