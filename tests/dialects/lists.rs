@@ -185,7 +185,8 @@ fn who_names_no_model_gets_the_newest_that_is_open_to_him() {
     for (gate, request, due) in [(open, ask.clone(), "private:latest"), (keyed, by(&local, &ask), "local:latest")] {
         assert_eq!(gate.ask(&request).status, 200);
         let asked = backend.sim.counters().last_requests;
-        let body: Value = serde_json::from_str(&asked.last().unwrap().body).unwrap();
+        let asked = asked.iter().rfind(|request| request.target == "/api/generate").unwrap();
+        let body: Value = serde_json::from_str(&asked.body).unwrap();
         assert_eq!(body["model"], due);
     }
     let none = keyed.ask(&by(&absent, &ask));

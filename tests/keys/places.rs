@@ -123,8 +123,17 @@ fn who_waits_counts_and_who_leaves_the_queue_does_not() {
 
 #[test]
 fn a_key_has_as_many_turns_as_it_weighs() {
+    // Thirds of a turn are rounded down, so the fourth comes just before the other's second.
+    turns("--name one --weight 1", "13333133313311");
+    // Without a weight of its own it has that of its client's address: fifty.
+    turns("--name one", "13111133333333");
+}
+
+/// The order of turns of this key and one of weight 3.
+#[track_caller]
+fn turns(one: &str, due: &str) {
     let backend = backend();
-    let keys = ["--name three --weight 3", "--name one", "--name holder"];
+    let keys = ["--name three --weight 3", one, "--name holder"];
     let (house, [three, one, holder]) = keyed(&backend, keys, (1, &["--queue-weight=127.0.0.0/8=50"]));
     let front = &house.front;
     let held = Held::begun(front.begin(&with(&holder, &stalled(MODEL, "held"))));
@@ -139,7 +148,6 @@ fn a_key_has_as_many_turns_as_it_weighs() {
         assert_eq!(answer(client).status, 200);
     }
     let order = prompts(&backend).split_off(1).concat();
-    // Thirds of a turn are rounded down, so the fourth comes just before the other's second.
-    assert_eq!(order, "13333133313311", "three turns for one while both wait");
+    assert_eq!(order, due, "{one}");
     front.is_idle();
 }
