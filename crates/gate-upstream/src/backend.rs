@@ -161,7 +161,7 @@ impl Backend {
         let unsent = |why| Failed { why, ran: Ran::No };
         let request = self.heads.request(ask);
         loop {
-            let pooled = self.pool.take(Instant::now());
+            let pooled = self.pool.take();
             let is_new = pooled.is_none();
             let mut conn = match pooled {
                 Some(conn) => conn,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gate_api::Rejection;
@@ -116,7 +116,7 @@ impl UpstreamBody {
             && self.after == After::Keep
             && conn.inbox.is_empty()
         {
-            self.pool.give(conn, Instant::now());
+            self.pool.give(conn);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The head of a backend's answer: what the gate needs of it, and how its body is framed (RFC 9112 §6.3).
 
+use std::mem::MaybeUninit;
+
 use bytes::Buf;
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
@@ -51,9 +53,12 @@ pub(crate) fn begin(inbox: &mut BytesMut) -> Result<Option<Begun>, Broken> {
         if inbox.is_empty() {
             return Ok(None);
         }
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut answer = httparse::Response::new(&mut fields);
-        let length = match answer.parse(inbox) {
+        // Not written before it is used: that would take longer than to read a usual head.
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut answer = httparse::Response::new(&mut []);
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, inbox, &mut fields);
+        let length = match parsed {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if inbox.len() < HEAD_MAX => return Ok(None),
             Ok(httparse::Status::Partial) => return Err("a head that is too long"),

@@ -70,7 +70,8 @@ pub struct Lease {
     pub member: Rc<Member>,
     slot: usize,
     instance: Instance,
-    since: Instant,
+    /// Since when it is held.
+    pub since: Instant,
     answered: bool,
     /// Its client has left, and it goes on for others.
     pub(crate) is_left_behind: bool,

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use gate_zone::clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -16,7 +16,7 @@ const IDLE_MAX: usize = 256;
 
 /// A connection idle for longer is not used again: proxies in front of a backend commonly close theirs after 60 s,
 /// and a request that meets the close cannot be known not to have run.
-const IDLE_FOR_MAX: Duration = Duration::from_secs(50);
+const IDLE_MS_MAX: u64 = 50_000;
 
 /// Bytes read from a socket at once: a usual answer whole, or a good piece of a large one.
 const READ_SIZE: usize = 16 * 1024;
@@ -75,7 +75,14 @@ impl Conn {
 #[derive(Debug)]
 struct Idle {
     conn: Conn,
-    since: Instant,
+    /// By the coarse clock.
+    since_ms: u64,
+}
+
+impl Idle {
+    fn is_old(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.since_ms) > IDLE_MS_MAX
+    }
 }
 
 /// The idle connections, and the buffer that all connections read through.
@@ -93,16 +100,17 @@ impl Default for Pool {
 
 impl Pool {
     /// The connection that was used last, if one is still good.
-    pub(crate) fn take(&self, now: Instant) -> Option<Conn> {
+    pub(crate) fn take(&self) -> Option<Conn> {
+        let now_ms = clock::coarse_ms();
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { conn, since }) = idle.pop() {
-            if now.duration_since(since) > IDLE_FOR_MAX {
+        while let Some(last) = idle.pop() {
+            if last.is_old(now_ms) {
                 // What lies below is older still.
                 idle.clear();
                 return None;
             }
-            if conn.is_good() {
-                return Some(conn);
+            if last.conn.is_good() {
+                return Some(last.conn);
             }
         }
         None
@@ -114,12 +122,15 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request. The oldest one makes room.
-    pub(crate) fn give(&self, conn: Conn, now: Instant) {
+    pub(crate) fn give(&self, conn: Conn) {
+        let now_ms = clock::coarse_ms();
         let mut idle = self.idle.borrow_mut();
         // The oldest lie at the bottom, where nobody takes them while there is little to do.
-        let old = idle.partition_point(|idle| now.duration_since(idle.since) > IDLE_FOR_MAX);
-        let gone = old.max((idle.len() + 1).saturating_sub(IDLE_MAX));
-        idle.drain(..gone);
-        idle.push(Idle { conn, since: now });
+        if idle.len() == IDLE_MAX || idle.first().is_some_and(|oldest| oldest.is_old(now_ms)) {
+            let old = idle.partition_point(|idle| idle.is_old(now_ms));
+            let gone = old.max((idle.len() + 1).saturating_sub(IDLE_MAX));
+            idle.drain(..gone);
+        }
+        idle.push(Idle { conn, since_ms: now_ms });
     }
 }

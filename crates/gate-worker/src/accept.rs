@@ -47,8 +47,8 @@ const HANDSHAKE_LINGER: Duration = Duration::from_millis(300);
 /// Connections taken from the queue at once when draining begins: as many as a queue holds by default.
 const SWEEP_MAX: usize = 2_048;
 
-/// Room for fields in hyper beyond the gate's own cap, so that the gate answers first.
-const FIELDS_BEYOND: usize = 8;
+/// Fields of a head that hyper takes unasked, and reads without memory of their own. The gate's own cap comes first.
+const HYPER_FIELDS: usize = 100;
 
 /// What hyper holds of a connection's input and output at most: its own default, unless the operator's heads are larger.
 const BUFFER_MAX: usize = 408 * 1024;
@@ -184,12 +184,13 @@ fn serve(gate: &Rc<Gate>, socket: Socket, line: Rc<Line>) {
         let wire = Wire::new(socket, Rc::clone(&line), Rc::clone(&gate.ground));
         let counted = Counted { gate: Rc::clone(&gate) };
         let service = service_fn(|request| pipeline::handle(Rc::clone(&gate), Rc::clone(&line), request));
-        let connection = http1::Builder::new()
-            // One plain send is cheaper than a vector of two or three short pieces.
-            .writev(false)
-            .max_headers(gate.plan.max_fields + FIELDS_BEYOND)
-            .max_buf_size(BUFFER_MAX.max(gate.plan.max_head + HEAD_BEYOND))
-            .serve_connection(wire, service);
+        let mut builder = http1::Builder::new();
+        // One plain send is cheaper than a vector of two or three short pieces.
+        builder.writev(false).max_buf_size(BUFFER_MAX.max(gate.plan.max_head + HEAD_BEYOND));
+        if gate.plan.max_fields > HYPER_FIELDS {
+            builder.max_headers(gate.plan.max_fields);
+        }
+        let connection = builder.serve_connection(wire, service);
         if let Err(error) = connection.await {
             log::debug!("a client's connection ended: {error}");
         }

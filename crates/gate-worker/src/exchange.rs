@@ -176,7 +176,7 @@ async fn serve(gate: &Gate, want: &mut Want, ask: &Ask, ledger: &mut Ledger) -> 
         ledger.serves(&lease);
         let member = Rc::clone(&lease.member);
         want.tried |= member.cell().bit();
-        let asked = Instant::now();
+        let asked = lease.since;
         let answered = lease.serve(ask, gate.plan.load_timeout, gate.plan.first_byte_timeout).await;
         let ran = match &answered {
             // "Busy" says that it was not run.
@@ -221,7 +221,8 @@ pub(crate) async fn answering(
         return Err(Rejection::BackendBroken { what: Breakage::NotJson, cause });
     }
     let streams = status == StatusCode::OK && head.content_type.as_ref().is_some_and(is_stream);
-    let mut fields = HeaderMap::with_capacity(8);
+    // Room for one of them and those that are told of each request; more is more than malloc keeps at hand.
+    let mut fields = HeaderMap::with_capacity(6);
     for (name, value) in
         [(CONTENT_TYPE, head.content_type), (RETRY_AFTER, head.retry_after), (CACHE_CONTROL, head.cache_control)]
     {

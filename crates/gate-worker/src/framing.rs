@@ -73,19 +73,12 @@ impl Framer {
             At::Head { searched } => match head::judge(bytes, searched, &self.caps) {
                 Ok(Some((length, framing))) => {
                     self.at = after_head(framing);
-                    Verdict::Release(length)
+                    Verdict::Release(length + self.rest_of_body(&bytes[length..]))
                 }
                 Ok(None) => Verdict::More,
                 Err(refused) => Verdict::Refuse(refused),
             },
-            At::Length(left) => {
-                let here = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= here as u64;
-                if *left == 0 {
-                    self.at = At::Head { searched: 0 };
-                }
-                Verdict::Release(here)
-            }
+            At::Length(_) => Verdict::Release(self.rest_of_body(bytes)),
             At::Chunked(chunks) => match chunks.follow(bytes) {
                 Ok(0) => Verdict::More,
                 Ok(here) => {
@@ -97,6 +90,20 @@ impl Framer {
                 Err(reason) => Verdict::Refuse(Rejection::MalformedHead { reason }),
             },
         }
+    }
+}
+
+impl Framer {
+    /// How many of `bytes` belong to a body whose length is known. Released with its head, a short one costs hyper no second
+    /// look at the socket.
+    fn rest_of_body(&mut self, bytes: &[u8]) -> usize {
+        let At::Length(left) = &mut self.at else { return 0 };
+        let here = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= here as u64;
+        if *left == 0 {
+            self.at = At::Head { searched: 0 };
+        }
+        here
     }
 }
 

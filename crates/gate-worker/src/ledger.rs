@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Uri, Version};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::text::{Json, quoted, text};
+use self::text::{Json, key, quoted, text};
 use crate::bill::{Bill, Done};
 use crate::gate::Gate;
 use crate::holder::Holder;
@@ -137,8 +137,8 @@ enum Logged {
 }
 
 impl Ledger {
-    /// Opens the account.
-    pub(crate) fn open(gate: &Rc<Gate>, line: &Rc<Line>, head: &http::request::Parts) -> Self {
+    /// Opens the account. In a box: it goes from hand to hand.
+    pub(crate) fn open(gate: &Rc<Gate>, line: &Rc<Line>, head: &http::request::Parts) -> Box<Self> {
         let opened = Instant::now();
         gate.row.add_one(row::STARTED);
         let described =
@@ -155,7 +155,7 @@ impl Ledger {
             upstream: None,
             version: head.version,
         });
-        Self {
+        Box::new(Self {
             gate: Rc::clone(gate),
             line: Rc::clone(line),
             opened,
@@ -177,7 +177,7 @@ impl Ledger {
             bill: None,
             runs: false,
             began: false,
-        }
+        })
     }
 
     /// When the request began.
@@ -266,8 +266,8 @@ impl Ledger {
         let Some(served) = &self.served else { return };
         fields.insert(&X_GATE_BACKEND, served.member.name().clone());
         if let Some((_, queued)) = served.chosen {
-            fields.insert(&X_GATE_QUEUE_MS, HeaderValue::from(queued.waited.as_millis() as u64));
-            fields.insert(&X_GATE_QUEUE_POSITION, HeaderValue::from(queued.position));
+            fields.insert(&X_GATE_QUEUE_MS, number(queued.waited.as_millis() as u64));
+            fields.insert(&X_GATE_QUEUE_POSITION, number(queued.position as u64));
         }
     }
 
@@ -327,7 +327,8 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        let took = self.opened.elapsed();
+        let now = Instant::now();
+        let took = now - self.opened;
         if let Some(bill) = self.bill.take() {
             bill.settle(self.work());
         }
@@ -337,11 +338,11 @@ impl Drop for Ledger {
         self.gate.row.answered(self.status, took);
         if let (Some(journal), Some(record), Logged::Yes) = (&self.gate.journal, &self.record, self.logged) {
             journal.line(|line| match self.gate.plan.access_log_format {
-                AccessLogFormat::Json => self.json(record, took, line),
-                AccessLogFormat::Combined => self.combined(record, line),
+                AccessLogFormat::Json => self.json(record, (now, took), line),
+                AccessLogFormat::Combined => self.combined(record, now, line),
             });
         }
-        self.line.end();
+        self.line.end(now);
         if self.gate.ground.drain.since().is_some() {
             // hyper waits for the next request as before, and how long that may take has become less.
             self.line.wake();
@@ -373,41 +374,42 @@ impl Ledger {
         self.outcome.is_none() || self.status == GATEWAY_TIMEOUT || self.began
     }
 
-    fn json(&self, record: &Record, took: Duration, out: &mut Vec<u8>) {
-        let mut object = Json::begin(out);
-        self.gate.clock.show(|made| object.plain("time", &made.rfc3339));
-        object.text("client", bytes_of(record.client.as_ref()));
+    fn json(&self, record: &Record, (now, took): (Instant, Duration), out: &mut Vec<u8>) {
+        let mut object = self.gate.clock.show(now, |made| Json::begin(out, &made.rfc3339));
+        // An address, as this gate writes it.
+        object.plain(key!("client"), bytes_of(record.client.as_ref()));
         if let Some(key) = &record.key {
-            object.text("key", key.as_bytes());
+            object.text(key!("key"), key.as_bytes());
         }
         let (method, target) = record.request_line();
-        object.text("method", method);
-        object.text("target", target);
-        object.plain("route", self.route);
-        object.number("status", u64::from(self.status));
-        object.number("bytes", self.bytes);
-        object.millis("ms", took);
+        object.text(key!("method"), method);
+        object.text(key!("target"), target);
+        object.plain(key!("route"), self.route);
+        object.number(key!("status"), u64::from(self.status));
+        object.number(key!("bytes"), self.bytes);
+        object.millis(key!("ms"), took);
         if let Some(upstream) = record.upstream {
-            object.millis("upstream_ms", upstream);
+            object.millis(key!("upstream_ms"), upstream);
         }
         if let Some(model) = &record.model {
-            object.text("model", model.as_bytes());
+            object.text(key!("model"), model.as_bytes());
         }
         if let Some(id) = &self.id {
-            object.text("id", id.as_bytes());
+            // Drawn here, or kept because it is as plain.
+            object.plain(key!("id"), id);
         }
         self.json_served(&mut object);
         if let Some(agent) = &record.agent {
-            object.text("agent", agent.as_bytes());
+            object.text(key!("agent"), agent.as_bytes());
         }
-        object.number("worker", u64::from(self.gate.place.slot) + 1);
+        object.number(key!("worker"), u64::from(self.gate.place.slot) + 1);
         match self.outcome {
             Some(Outcome::Done) => {}
             Some(Outcome::Refused(fault)) => {
-                object.plain("fault", fault_name(fault));
-                object.text("reason", self.refusal.as_deref().unwrap_or_default().as_bytes());
+                object.plain(key!("fault"), fault_name(fault));
+                object.text(key!("reason"), self.refusal.as_deref().unwrap_or_default().as_bytes());
             }
-            None => object.plain("fault", "client left"),
+            None => object.plain(key!("fault"), "client left"),
         }
         object.end();
     }
@@ -415,40 +417,40 @@ impl Ledger {
     /// Who served it, how it came there and what it was.
     fn json_served(&self, object: &mut Json<'_>) {
         let Some(Served { member, chosen, tries }) = &self.served else { return };
-        object.text("backend", member.name().as_bytes());
+        object.text(key!("backend"), member.name().as_bytes());
         if *tries > 1 {
-            object.number("tries", *tries);
+            object.number(key!("tries"), *tries);
         }
         if let Some((why, queued)) = chosen {
-            object.plain_pair("why", (why.fit.name(), why.way.name()));
-            object.millis("queue_ms", queued.waited);
-            object.number("queue_position", queued.position as u64);
+            object.plain_pair(key!("why"), (why.fit.name(), why.way.name()));
+            object.millis(key!("queue_ms"), queued.waited);
+            object.number(key!("queue_position"), queued.position as u64);
         }
         if let Some(first) = self.first {
-            object.millis("first_token_ms", first - self.opened);
+            object.millis(key!("first_token_ms"), first - self.opened);
         }
         let Some(stats) = &self.stats else { return };
         if let Some(load) = stats.load {
-            object.millis("load_ms", load);
+            object.millis(key!("load_ms"), load);
         }
         if let Some(tokens) = stats.prompt_tokens {
-            object.number("prompt_tokens", tokens);
+            object.number(key!("prompt_tokens"), tokens);
         }
         if let Some(tokens) = stats.tokens {
-            object.number("tokens", tokens);
+            object.number(key!("tokens"), tokens);
             if let Some(eval) = stats.eval.filter(|eval| !eval.is_zero()) {
                 // Tokens a second, in thousandths.
                 let rate = u128::from(tokens) * 1_000_000_000_000 / eval.as_nanos();
-                object.thousandths("tokens_per_second", rate as u64);
+                object.thousandths(key!("tokens_per_second"), rate as u64);
             }
         }
     }
 
     /// Apache's and nginx's combined format.
-    fn combined(&self, record: &Record, out: &mut Vec<u8>) {
+    fn combined(&self, record: &Record, now: Instant, out: &mut Vec<u8>) {
         let (method, target) = record.request_line();
         let dash = |value: Option<&HeaderValue>| value.map_or("-".to_owned(), |value| quoted(value.as_bytes()));
-        let written = self.gate.clock.show(|made| {
+        let written = self.gate.clock.show(now, |made| {
             writeln!(
                 out,
                 "{} - {} [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
@@ -466,6 +468,11 @@ impl Ledger {
         });
         debug_assert!(written.is_ok(), "a Vec takes any number of bytes");
     }
+}
+
+/// A number as a field's value; for a request that did not wait, as most do not, without memory of its own.
+fn number(number: u64) -> HeaderValue {
+    if number == 0 { HeaderValue::from_static("0") } else { HeaderValue::from(number) }
 }
 
 fn bytes_of(value: Option<&HeaderValue>) -> &[u8] {
@@ -487,7 +494,8 @@ pub(crate) struct LogClock {
 
 #[derive(Default)]
 struct Made {
-    second: i64,
+    /// When it is none any more.
+    until: Option<Instant>,
     rfc3339: String,
     clf: String,
 }
@@ -497,14 +505,15 @@ impl LogClock {
         Self { made: std::cell::RefCell::default() }
     }
 
-    /// Shows the time of day in both forms.
-    fn show<T>(&self, show: impl FnOnce(&Made) -> T) -> T {
-        let now = Timestamp::now();
+    /// Shows the time of day in both forms, given the event loop's. A clock that is set anew is followed within a second.
+    fn show<T>(&self, now: Instant, show: impl FnOnce(&Made) -> T) -> T {
         let mut made = self.made.borrow_mut();
-        if made.second != now.as_second() {
-            made.second = now.as_second();
-            made.rfc3339 = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            made.clf = now.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
+        if made.until.is_none_or(|until| now >= until) {
+            let time = Timestamp::now();
+            let left = 1_000_000_000 - time.subsec_nanosecond().unsigned_abs();
+            made.until = Some(now + Duration::from_nanos(left.into()));
+            made.rfc3339 = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            made.clf = time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
         }
         show(&made)
     }
@@ -517,7 +526,7 @@ mod tests {
     #[test]
     fn times_are_written_as_their_formats_want() {
         let clock = LogClock::new();
-        clock.show(|made| {
+        clock.show(Instant::now(), |made| {
             assert_eq!(made.rfc3339.len(), "2026-11-23T13:00:00Z".len());
             assert_eq!(made.clf.len(), "23/Nov/2026:13:00:00 +0000".len());
         });

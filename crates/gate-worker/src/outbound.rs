@@ -83,14 +83,14 @@ impl Answering {
     }
 
     /// Hands it to the connection. From here on the body owns the ledger.
-    pub(crate) fn send(mut self, gate: &Rc<Gate>, mut ledger: Ledger) -> Response<Outbound> {
+    pub(crate) fn send(mut self, gate: &Rc<Gate>, mut ledger: Box<Ledger>) -> Response<Outbound> {
         ledger.status(self.status.as_u16());
         ledger.tell(&mut self.fields);
         if gate.ground.drain.since().is_some() {
             self.fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let body = match self.content {
-            Content::Whole(bytes) => Outbound::Whole(Box::new(Whole { bytes: Some(bytes), ledger })),
+            Content::Whole(bytes) => Outbound::Whole(Whole { bytes: Some(bytes), ledger }),
             Content::Stream(stream) => Outbound::Relay(Box::new(Relay::new(*stream, Rc::clone(gate), ledger))),
         };
         let mut response = Response::new(body);
@@ -102,14 +102,14 @@ impl Answering {
 
 /// The body of an answer.
 pub(crate) enum Outbound {
-    Whole(Box<Whole>),
+    Whole(Whole),
     Relay(Box<Relay>),
 }
 
 /// A body that is there.
 pub(crate) struct Whole {
     bytes: Option<Bytes>,
-    ledger: Ledger,
+    ledger: Box<Ledger>,
 }
 
 /// A stream on its way through.
@@ -121,7 +121,7 @@ pub(crate) struct Relay {
     /// Says at the end that the backend's models have changed.
     changing: Option<Changing>,
     gate: Rc<Gate>,
-    ledger: Ledger,
+    ledger: Box<Ledger>,
     pause: Pause,
     /// When the request as a whole must be over.
     end: Option<Pin<Box<Sleep>>>,
@@ -165,7 +165,11 @@ enum Blame {
 type Polled = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl Relay {
-    fn new(Stream { upstream, lease, frames, route, changing }: Stream, gate: Rc<Gate>, mut ledger: Ledger) -> Self {
+    fn new(
+        Stream { upstream, lease, frames, route, changing }: Stream,
+        gate: Rc<Gate>,
+        mut ledger: Box<Ledger>,
+    ) -> Self {
         ledger.streams();
         let end = gate.plan.request_timeout.map(|limit| Box::pin(sleep_until(ledger.opened() + limit)));
         let pause = Pause { max: gate.plan.chunk_timeout, last: Instant::now(), alarm: None };

@@ -266,13 +266,12 @@ fn identify(gate: &Gate, line: &Line, head: &Parts) -> Origin {
         let text = HeaderValue::try_from(client.addr().to_string());
         text.unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     };
-    let forwarded = head.headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-    let client = gate.trust.client(line.peer, forwarded);
+    let forwarded = head.headers.get_all(&X_FORWARDED_FOR);
+    let client = gate.trust.client(line.peer, forwarded.iter().map(HeaderValue::as_bytes));
     // Without the field every request of a connection comes from the same client.
-    let text = if head.headers.contains_key(&X_FORWARDED_FOR) {
-        named(&client)
-    } else {
-        line.name.get_or_init(|| named(&client)).clone()
+    let text = match forwarded.iter().next() {
+        Some(_) => named(&client),
+        None => line.name.get_or_init(|| named(&client)).clone(),
     };
     Origin { client, text, trace: Trace::of(&head.headers, &gate.ids) }
 }
@@ -434,7 +433,7 @@ fn limit_fields(gate: &Gate, standing: Option<&Standing>, answering: &mut Answer
 }
 
 /// The one door: a refusal becomes an answer.
-fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledger: Ledger) -> Response<Outbound> {
+fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledger: Box<Ledger>) -> Response<Outbound> {
     let Refusal { dialect, mut rejection, standing } = refusal;
     if let Rejection::Redirect { location } = &mut rejection {
         *location = format!("{}{location}", origin(gate, line, head));

@@ -30,7 +30,8 @@ impl Trace {
     pub(crate) fn of(headers: &HeaderMap, ids: &Ids) -> Self {
         let kept = headers.get(&X_REQUEST_ID).filter(|id| trace::request_id_is_kept(id.as_bytes()));
         let parent = headers.get(&TRACEPARENT).filter(|parent| trace::traceparent_is_valid(parent.as_bytes()));
-        let state = headers.get(&TRACESTATE).filter(|state| parent.is_some() && state.len() <= STATE_MAX);
+        // Without the one the other means nothing.
+        let state = parent.and_then(|_| headers.get(&TRACESTATE)).filter(|state| state.len() <= STATE_MAX);
         Self { id: kept.cloned().unwrap_or_else(|| ids.draw()), parent: parent.cloned(), state: state.cloned() }
     }
 }

@@ -160,8 +160,8 @@ impl Line {
     }
 
     /// The request has ended.
-    pub(crate) fn end(&self) {
-        self.idle_since.set(Instant::now());
+    pub(crate) fn end(&self, now: Instant) {
+        self.idle_since.set(now);
         self.busy.set(Busy::Between);
     }
 
@@ -256,14 +256,39 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads once from the socket; `Ok(0)` at its end.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads once from the socket. Where nothing was held, what can be released at once goes straight into `buf`.
+    fn fill(&mut self, cx: &mut Context<'_>, buf: &mut rt::ReadBufCursor<'_>) -> Poll<io::Result<Came>> {
         let ground = Rc::clone(&self.ground);
         let mut scratch = ground.scratch.borrow_mut();
         let mut into = ReadBuf::new(&mut scratch);
         ready!(self.socket.poll_read(cx, &mut into))?;
-        self.held.extend_from_slice(into.filled());
-        Poll::Ready(Ok(into.filled().len()))
+        let fresh = into.filled();
+        if fresh.is_empty() {
+            return Poll::Ready(Ok(Came::End));
+        }
+        let verdict = if self.held.is_empty() { self.framer.judge(fresh) } else { Verdict::More };
+        Poll::Ready(Ok(match verdict {
+            Verdict::Release(count) => {
+                let here = count.min(buf.remaining());
+                buf.put_slice(&fresh[..here]);
+                self.held.extend_from_slice(&fresh[here..]);
+                self.release(count - here, cx);
+                Came::Passed
+            }
+            Verdict::Refuse(refused) => Came::Refused(refused),
+            Verdict::More => {
+                self.held.extend_from_slice(fresh);
+                Came::Held
+            }
+        }))
+    }
+
+    /// So many of the bytes that are held may be handed on.
+    fn release(&mut self, count: usize, cx: &mut Context<'_>) {
+        self.released = count;
+        self.head_since = None;
+        // hyper need not read again before the answer is out, and the wait after it begins unseen.
+        self.watch(cx);
     }
 
     /// The moment at which waiting for the client ends, and what it means then.
@@ -295,20 +320,40 @@ impl Wire {
 
     /// Whether the client has kept us waiting too long. Otherwise the task is woken when that may be the case.
     fn overdue(&mut self, cx: &mut Context<'_>) -> Option<Overdue> {
-        let now = Instant::now();
-        match self.deadline() {
-            Some((until, overdue)) if now >= until => return Some(overdue),
-            Some((until, _)) => self.arm(cx, now, until),
-            None => self.arm(cx, now, now + self.ground.patience.keep_alive),
+        let Some((until, overdue)) = self.deadline() else {
+            self.watch(cx);
+            return None;
+        };
+        if self.set_alarm().is_some_and(|alarm| alarm.deadline() <= until) {
+            // Read at each request, the clock costs as much as all the rest here.
+            return None;
         }
+        let now = Instant::now();
+        if now >= until {
+            return Some(overdue);
+        }
+        self.arm(cx, until);
         None
+    }
+
+    /// The alarm that is set, if it has not rung: it will wake the task.
+    fn set_alarm(&self) -> Option<&Sleep> {
+        self.alarm.as_deref().filter(|alarm| !alarm.is_elapsed())
+    }
+
+    /// Sees to it that the task is woken before a pause that begins now has lasted too long.
+    fn watch(&mut self, cx: &mut Context<'_>) {
+        let Patience { head, keep_alive, .. } = self.ground.patience;
+        // What was set earlier was set for `head` or `keep_alive` from then.
+        if head > keep_alive || self.set_alarm().is_none() {
+            self.arm(cx, Instant::now() + keep_alive);
+        }
     }
 
     /// Sees to it that the task is woken at `until` at the latest. An alarm that is set too early costs one look when it
     /// rings; setting it anew for each request would cost more.
-    fn arm(&mut self, cx: &mut Context<'_>, now: Instant, until: Instant) {
-        if self.alarm.as_ref().is_some_and(|alarm| now < alarm.deadline() && alarm.deadline() <= until) {
-            // Set in an earlier round, by the same task: it will wake it.
+    fn arm(&mut self, cx: &mut Context<'_>, until: Instant) {
+        if self.set_alarm().is_some_and(|alarm| alarm.deadline() <= until) {
             return;
         }
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
@@ -357,14 +402,28 @@ impl Wire {
         if closing.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        let ground = Rc::clone(&self.ground);
+        let mut scratch = ground.scratch.borrow_mut();
         loop {
-            self.held.clear();
-            match ready!(self.fill(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => {}
+            let mut into = ReadBuf::new(&mut scratch);
+            match ready!(self.socket.poll_read(cx, &mut into)) {
+                Ok(()) if !into.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
             }
         }
     }
+}
+
+/// What came of a look at the socket.
+enum Came {
+    /// Something that was handed on, in part at least.
+    Passed,
+    /// Something that is held.
+    Held,
+    /// Something that is refused.
+    Refused(Rejection),
+    /// The end.
+    End,
 }
 
 #[derive(Clone, Copy)]
@@ -392,11 +451,7 @@ impl rt::Read for Wire {
             }
             match wire.framer.judge(&wire.held) {
                 Verdict::Release(count) => {
-                    // hyper need not read again before the answer is out, and the wait after it begins unseen.
-                    let now = Instant::now();
-                    wire.arm(cx, now, now + wire.ground.patience.keep_alive);
-                    wire.released = count;
-                    wire.head_since = None;
+                    wire.release(count, cx);
                     continue;
                 }
                 Verdict::Refuse(refused) => {
@@ -405,9 +460,11 @@ impl rt::Read for Wire {
                 }
                 Verdict::More => {}
             }
-            match wire.fill(cx) {
-                Poll::Ready(Ok(0)) => wire.input = Input::Over,
-                Poll::Ready(Ok(_)) => {}
+            match wire.fill(cx, &mut buf) {
+                Poll::Ready(Ok(Came::Passed)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(Came::Held)) => {}
+                Poll::Ready(Ok(Came::Refused(refused))) => wire.refuse(refused)?,
+                Poll::Ready(Ok(Came::End)) => wire.input = Input::Over,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => match wire.overdue(cx) {
                     Some(Overdue::Refuse) => wire.refuse(Rejection::HeadTimeout)?,

@@ -47,6 +47,19 @@ fn pipelined_messages_are_told_apart() {
 }
 
 #[test]
+fn a_head_brings_what_has_come_of_its_body_and_no_more() {
+    let whole = [POST, GET].concat();
+    for (come, released) in [(whole.len(), POST.len()), (POST.len(), POST.len()), (POST.len() - 2, POST.len() - 2)] {
+        let mut framer = Framer::new(CAPS);
+        assert_eq!(framer.judge(&whole[..come]), Verdict::Release(released));
+        assert_eq!(framer.between_messages(), released == POST.len());
+        if released < POST.len() {
+            assert_eq!(framer.judge(&whole[released..]), Verdict::Release(POST.len() - released));
+        }
+    }
+}
+
+#[test]
 fn heads_that_two_parsers_could_read_differently_are_refused() {
     let cases: &[(&str, &str)] = &[
         ("hello\r\n\r\n", "METHOD TARGET VERSION"),
