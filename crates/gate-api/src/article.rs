@@ -10,7 +10,6 @@ pub(crate) mod fields;
 mod ordinary;
 #[cfg(test)]
 mod tests;
-mod tokens;
 
 use crate::json::{self, Characters, Decoded, Object, Text, Value, write_text};
 use crate::rejection::Rejection;

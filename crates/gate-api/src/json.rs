@@ -7,10 +7,12 @@
 //! Invariant: no [`Value`] is nested deeper than [`DEPTH_MAX`], so that writing, comparing and dropping one need less
 //! than a mebibyte of stack; time and memory are linear in the document's length.
 mod encoding;
+pub(crate) mod members;
 mod plain;
 mod scan;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokens;
 mod write;
 
 use std::borrow::Cow;

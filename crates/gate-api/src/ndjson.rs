@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::frames::{End, FRAME_MAX, Stats, TooLong, without_odd_line_ends};
+use crate::json::members::{self, whole_number};
 
 #[cfg(test)]
 mod tests;
@@ -43,7 +42,7 @@ impl Stats {
     /// A number that is no whole one, or does not fit, counts as missing.
     pub fn read(last_line: &[u8]) -> Option<Self> {
         match Tail::read(last_line) {
-            Tail { error: None, done: Some(done), stats, .. } if done.get() == "true" => Some(stats),
+            Tail { error: None, done: Some(done), stats, .. } if done == b"true" => Some(stats),
             _ => None,
         }
     }
@@ -85,12 +84,12 @@ impl Lines {
     pub fn finish(&self) -> End {
         let tail = Tail::read(&self.last);
         let (said, wanted) = match self.ending {
-            Ending::Done => (tail.done, "true"),
-            Ending::Success => (tail.status, "\"success\""),
+            Ending::Done => (tail.done, &b"true"[..]),
+            Ending::Success => (tail.status, &b"\"success\""[..]),
         };
         match (tail.error, said) {
             (Some(_), _) => End::ErrorTold,
-            (None, Some(said)) if said.get() == wanted => End::Complete { stats: tail.stats },
+            (None, Some(said)) if said == wanted => End::Complete { stats: tail.stats },
             _ => End::Cut { fragment: self.unfinished.len() },
         }
     }
@@ -125,66 +124,70 @@ impl Lines {
     }
 }
 
-/// What a last line is looked at for.
-#[derive(Default)]
+/// What a last line is looked at for. Values are JSON text; one that is null counts as missing.
+#[derive(Debug, Default, PartialEq)]
 struct Tail<'a> {
-    done: Option<&'a RawValue>,
-    error: Option<&'a RawValue>,
-    status: Option<&'a RawValue>,
+    done: Option<&'a [u8]>,
+    error: Option<&'a [u8]>,
+    status: Option<&'a [u8]>,
     stats: Stats,
 }
 
-/// The keys of a last line, as they are borrowed from it.
-#[derive(Deserialize)]
-struct Keys<'a> {
-    #[serde(borrow)]
-    done: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status: Option<&'a RawValue>,
-    #[serde(borrow)]
-    load_duration: Option<&'a RawValue>,
-    #[serde(borrow)]
-    prompt_eval_count: Option<&'a RawValue>,
-    #[serde(borrow)]
-    eval_count: Option<&'a RawValue>,
-    #[serde(borrow)]
-    eval_duration: Option<&'a RawValue>,
-}
+/// The keys that are looked at, each a bit.
+const DONE: u8 = 1;
+const ERROR: u8 = 2;
+const STATUS: u8 = 4;
+const LOAD: u8 = 8;
+const PROMPT: u8 = 16;
+const TOKENS: u8 = 32;
+const EVAL: u8 = 64;
 
-/// The keys that say how a stream ended.
-#[derive(Deserialize)]
-struct EndKeys<'a> {
-    #[serde(borrow)]
-    done: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status: Option<&'a RawValue>,
+/// Those that say how a stream ended.
+const END: u8 = DONE | ERROR | STATUS;
+
+fn key(name: &[u8]) -> u8 {
+    match name {
+        b"done" => DONE,
+        b"error" => ERROR,
+        b"status" => STATUS,
+        b"load_duration" => LOAD,
+        b"prompt_eval_count" => PROMPT,
+        b"eval_count" => TOKENS,
+        b"eval_duration" => EVAL,
+        _ => 0,
+    }
 }
 
 impl<'a> Tail<'a> {
-    /// What `line` says; nothing if it is no object of JSON.
+    /// What `line` says; nothing if it is no object of JSON, or says twice how it ended.
     fn read(line: &'a [u8]) -> Self {
-        // An array's items would be taken for the keys in their order.
-        if line.trim_ascii_start().first() != Some(&b'{') {
+        let (mut tail, mut seen, mut twice) = (Self::default(), 0, 0);
+        let walked = members::walk(line, |name, start| {
+            let key = key(name);
+            let end = members::value_end(line, start)?;
+            twice |= seen & key;
+            seen |= key;
+            tail.note(key, &line[start..end]);
+            Some(end)
+        });
+        if walked.is_none() || twice & END != 0 {
             return Self::default();
         }
-        if let Ok(keys) = serde_json::from_slice::<Keys<'a>>(line) {
-            let whole = |value: Option<&RawValue>| value?.get().parse::<u64>().ok();
-            let stats = Stats {
-                load: whole(keys.load_duration).map(Duration::from_nanos),
-                prompt_tokens: whole(keys.prompt_eval_count),
-                tokens: whole(keys.eval_count),
-                eval: whole(keys.eval_duration).map(Duration::from_nanos),
-            };
-            return Self { done: keys.done, error: keys.error, status: keys.status, stats };
-        }
         // A count given twice says nothing, yet the stream ended as well as it did.
-        match serde_json::from_slice::<EndKeys<'a>>(line) {
-            Ok(EndKeys { done, error, status }) => Self { done, error, status, stats: Stats::default() },
-            Err(_) => Self::default(),
+        if twice == 0 { tail } else { Self { stats: Stats::default(), ..tail } }
+    }
+
+    fn note(&mut self, key: u8, value: &'a [u8]) {
+        let said = || (value != b"null").then_some(value);
+        match key {
+            DONE => self.done = said(),
+            ERROR => self.error = said(),
+            STATUS => self.status = said(),
+            LOAD => self.stats.load = whole_number(value).map(Duration::from_nanos),
+            PROMPT => self.stats.prompt_tokens = whole_number(value),
+            TOKENS => self.stats.tokens = whole_number(value),
+            EVAL => self.stats.eval = whole_number(value).map(Duration::from_nanos),
+            _ => {}
         }
     }
 }

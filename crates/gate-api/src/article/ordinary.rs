@@ -5,9 +5,9 @@
 //!
 //! Invariant: what is read here is what the full reader would have made of the same body.
 use super::fields::{FORMAT, FORMAT_JSON, OPTIONS, PROMPT};
-use super::tokens::{Form, blanks_end, expect, number_end, string_end, word_end};
 use super::{ArticleRequest, Format};
 use crate::json::is_printed;
+use crate::json::tokens::{Form, blanks_end, expect, number_end, string_end, word_end};
 use std::borrow::Cow;
 
 /// Most options that are read here: more than Ollama has of a kind that clients set, and few enough to compare each

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Lines, error_line};
+use super::{Lines, Tail, error_line};
 use crate::frames::{End, FRAME_MAX, Stats, TooLong};
 
 /// Two whole answers of a real Ollama, in their chunked framing.
@@ -196,7 +196,56 @@ fn line() -> impl Strategy<Value = String> {
     ]
 }
 
+/// A member of an object: keys that are looked at and others, values of every kind, escapes and blanks.
+fn member() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(
+        &["done", "error", "status", "load_duration", "eval_count", "eval_\\u0063ount", "x", "Done"][..],
+    );
+    let value = prop::sample::select(
+        &[
+            "true",
+            "null",
+            "7",
+            "0",
+            "18446744073709551616",
+            "-1",
+            "1e3",
+            "\"success\"",
+            "{\"done\":[1]}",
+            "[1,2]",
+            "\"\\n\"",
+        ][..],
+    );
+    (key, " ?", value).prop_map(|(key, blank, value)| format!("\"{key}\"{blank}:{blank}{value}"))
+}
+
+/// The tail as serde reads it, of a line whose keys come once each.
+fn by_serde(line: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_str(line).ok()
+}
+
 proptest! {
+    /// With the keys once each, it is what a full reader says.
+    #[test]
+    fn a_tail_is_what_a_full_reader_finds(members in prop::collection::vec(member(), 0..6), cut in prop::option::of(0_usize..60)) {
+        let mut line = format!("{{{}}}", members.join(","));
+        line.truncate(cut.unwrap_or(line.len()));
+        let tail = Tail::read(line.as_bytes());
+        let Some(full) = by_serde(&line) else {
+            prop_assert_eq!(tail, Tail::default());
+            return Ok(());
+        };
+        prop_assume!(full.len() == members.len());
+        let text = |key| full.get(key).filter(|value| !value.is_null());
+        for (said, key) in [(tail.done, "done"), (tail.error, "error"), (tail.status, "status")] {
+            let said: Option<serde_json::Value> = said.map(|said| serde_json::from_slice(said).unwrap());
+            prop_assert_eq!(said.as_ref(), text(key));
+        }
+        let count = |key| full.get(key).and_then(serde_json::Value::as_u64);
+        prop_assert_eq!(tail.stats.load.map(|load| load.as_nanos() as u64), count("load_duration"));
+        prop_assert_eq!(tail.stats.tokens, count("eval_count"));
+    }
+
     /// Any bytes, and a good line with some of its bytes replaced.
     #[test]
     fn whatever_comes_last_is_read(

@@ -14,7 +14,7 @@ const ONES: u64 = u64::from_ne_bytes([1; WORD]);
 
 /// Whether a string has escapes in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// It stands for itself.
     Plain,
     /// It has.
@@ -23,7 +23,7 @@ pub(super) enum Form {
 
 /// Where the string with the opening quote at `start` ends, after its closing quote.
 #[inline(always)]
-pub(super) fn string_end(document: &[u8], start: usize) -> Option<(usize, Form)> {
+pub(crate) fn string_end(document: &[u8], start: usize) -> Option<(usize, Form)> {
     let content = expect(b'"', document, start)?;
     let plain_end = content + plain_len(document.get(content..)?);
     match document.get(plain_end)? {
@@ -61,7 +61,7 @@ fn escape_end(document: &[u8], backslash: usize) -> Option<usize> {
 
 /// Where the number ends that begins at `start`.
 #[inline(always)]
-pub(super) fn number_end(document: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn number_end(document: &[u8], start: usize) -> Option<usize> {
     let whole = start + usize::from(document.get(start) == Some(&b'-'));
     let mut at = if document.get(whole) == Some(&b'0') { whole + 1 } else { digits_end(document, whole)? };
     if document.get(at) == Some(&b'.') {
@@ -76,7 +76,7 @@ pub(super) fn number_end(document: &[u8], start: usize) -> Option<usize> {
 
 /// Where the digits end that begin at `start`, which is at least one.
 #[inline(always)]
-pub(super) fn digits_end(document: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn digits_end(document: &[u8], start: usize) -> Option<usize> {
     let mut end = start;
     // Numbers rarely fill a word, and `context` may hold thousands.
     if let Some(word) = document.get(start..)?.first_chunk::<WORD>() {
@@ -96,19 +96,19 @@ pub(super) fn digits_end(document: &[u8], start: usize) -> Option<usize> {
 
 /// Where `word` ends if it stands at `start`.
 #[inline(always)]
-pub(super) fn word_end(word: &[u8], document: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn word_end(word: &[u8], document: &[u8], start: usize) -> Option<usize> {
     document.get(start..)?.starts_with(word).then_some(start + word.len())
 }
 
 /// The place after `byte` if it stands at `at`.
 #[inline(always)]
-pub(super) fn expect(byte: u8, document: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn expect(byte: u8, document: &[u8], at: usize) -> Option<usize> {
     (document.get(at) == Some(&byte)).then_some(at + 1)
 }
 
 /// Where the blanks end that begin at `start`, if any do.
 #[inline(always)]
-pub(super) fn blanks_end(document: &[u8], start: usize) -> usize {
+pub(crate) fn blanks_end(document: &[u8], start: usize) -> usize {
     let mut end = start;
     while let Some(b' ' | b'\t' | b'\n' | b'\r') = document.get(end) {
         end += 1;
