@@ -9,6 +9,7 @@ mod keys;
 pub(crate) mod options;
 mod rate;
 mod relay;
+mod store;
 
 use std::path::Path;
 
@@ -58,6 +59,9 @@ fn measure(ground: &Ground<'_>, options: &Options, found: &mut bars::Found) -> R
     if options.does(Part::Keys) {
         found.keys = Some(keys::measure(ground, rounds)?);
     }
+    if options.does(Part::Store) {
+        found.store = unless_missing(store::measure(ground, rounds, seconds))?.unwrap_or_default();
+    }
     Ok(())
 }
 
@@ -79,5 +83,6 @@ fn tell_setting(options: &Options) {
     println!("- requests/s, CPU a chunk: medians of {rounds} interleaved rounds, {seconds} s each, one worker each");
     println!("- requests/s: the gate asks for a key and counts its requests and tokens, nginx asks for none");
     println!("- loading: from asking the master over its control socket to its answer; the file was just written");
-    println!("- memory: PSS of master, monitor and {} workers, with keys less without\n", keys::WORKERS);
+    println!("- memory: PSS of master, monitor and {} workers, with keys less without", keys::WORKERS);
+    println!("- a shared store: {} requests a second, each of a client that was not seen before\n", store::RATE);
 }

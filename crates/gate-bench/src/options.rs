@@ -25,7 +25,7 @@ Usage: gate-bench compare|peers [OPTIONS]
                           installed takes no part
   fleet                   what the gate must reach in front of several backends; nginx and wrk only where they are
                           compared with
-  clients                 what keys and dialects may cost; nginx and wrk only where they are compared with
+  clients                 what keys and dialects may cost; nginx, wrk and redis-server only where they are wanted
 
   --rounds N              interleaved rounds of each part (5)
   --seconds N             length of a measurement (5)
@@ -53,7 +53,7 @@ Options of fleet:
 Options of clients:
   --rounds N              interleaved rounds beside nginx, and pairs of gates with and without keys (5)
   --seconds N             length of each beside nginx (5)
-  --only NAME,NAME        of key, rate, chunks, keys (all)
+  --only NAME,NAME        of key, rate, chunks, keys, store (all)
   --gate FILE             the gate's binary (built by cargo build --release)
 
 The FastAPI stack reads its backend from OLLAMA_HOST and its limit from PEER_LIMIT.

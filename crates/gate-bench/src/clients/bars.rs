@@ -1,6 +1,6 @@
 //! What keys and dialects may cost, and whether they do. Printed, never asserted.
 
-use super::{key, keyfile, keys};
+use super::{key, keyfile, keys, store};
 use crate::article;
 use crate::bars::{Bar, chunks_of, compared, rounds_of, row};
 use crate::chunks;
@@ -15,6 +15,7 @@ pub(crate) struct Found {
     pub(crate) rate: Vec<article::Found>,
     pub(crate) chunks: Vec<chunks::Found>,
     pub(crate) keys: Option<keys::Found>,
+    pub(crate) store: Vec<store::Round>,
 }
 
 type Measured = Option<(f64, String)>;
@@ -29,6 +30,7 @@ pub(crate) fn table(found: &Found) -> Table {
     for (name, bar, measured) in beside_nginx(found).into_iter().chain(many(found.keys.as_ref())) {
         table.row(row(&name, bar, measured));
     }
+    table.row(row("a question to a shared store, added p99, ms", Bar::AtMost(1.0), added(&found.store)));
     table
 }
 
@@ -76,6 +78,12 @@ fn many(found: Option<&keys::Found>) -> [(String, Bar, Measured); 2] {
     ]
 }
 
+fn added(rounds: &[store::Round]) -> Measured {
+    let all = |figure: fn(store::Times) -> u32| rounds.iter().map(|round| round.added_ms(figure)).collect::<Vec<_>>();
+    let p50 = median(all(|times| times.p50))?;
+    spread(&all(|times| times.p99), 2).map(|(middle, text)| (middle, format!("{text}, p50 {p50:.2}")))
+}
+
 /// The median of several, and from where to where they go.
 fn spread(values: &[f64], decimals: usize) -> Measured {
     let middle = median(values.iter().copied())?;
@@ -98,7 +106,7 @@ mod tests {
         }
         let counts =
             |text: &str| ["bar met", "bar missed", "not measured"].map(|verdict| text.matches(verdict).count());
-        assert_eq!(counts(&text), [2, 2, 3], "{text}");
-        assert_eq!(counts(&table(&Found::default()).to_string()), [0, 0, 7]);
+        assert_eq!(counts(&text), [2, 2, 4], "{text}");
+        assert_eq!(counts(&table(&Found::default()).to_string()), [0, 0, 8]);
     }
 }

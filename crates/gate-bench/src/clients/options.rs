@@ -16,11 +16,13 @@ pub(crate) enum Part {
     Chunks,
     /// Loading many keys, and their memory.
     Keys,
+    /// What a store adds in which several gates count.
+    Store,
 }
 
 impl Part {
     /// Every part, in the order of tables.
-    pub(crate) const ALL: [Self; 4] = [Self::Key, Self::Rate, Self::Chunks, Self::Keys];
+    pub(crate) const ALL: [Self; 5] = [Self::Key, Self::Rate, Self::Chunks, Self::Keys, Self::Store];
 
     /// Its name in options.
     pub(crate) fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Part {
             Self::Rate => "rate",
             Self::Chunks => "chunks",
             Self::Keys => "keys",
+            Self::Store => "store",
         }
     }
 }
