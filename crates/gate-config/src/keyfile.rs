@@ -10,10 +10,11 @@
 
 mod policy;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
 use crate::complaint::shortened;
@@ -77,7 +78,12 @@ pub struct KeyFile<'a> {
     pub policies: Vec<&'a str>,
     /// What they mean.
     pub meanings: Vec<Policy>,
+    /// How many clients there are.
+    pub names: usize,
 }
+
+/// By texts of the file. It is the operator's own: a fast hash will do.
+type ByText<'a, T> = HashMap<&'a str, T, RandomState>;
 
 /// One key.
 #[derive(Clone, PartialEq, Eq)]
@@ -143,13 +149,6 @@ impl fmt::Display for KeyFaults {
 impl std::error::Error for KeyFaults {}
 
 impl KeyFile<'_> {
-    /// How many clients there are.
-    pub fn names(&self) -> usize {
-        let mut names = HashSet::with_capacity(self.lines.len());
-        names.extend(self.lines.iter().map(|line| line.name));
-        names.len()
-    }
-
     /// The lengths of the windows in which their limits and tokens count, shortest first.
     pub fn windows(&self) -> Vec<Duration> {
         let mut windows: Vec<Duration> = self.meanings.iter().flat_map(Policy::windows).collect();
@@ -176,12 +175,12 @@ pub fn parse(text: &str) -> Result<KeyFile<'_>, KeyFaults> {
             reading.read(number, line);
         }
     }
-    let Reading { file, seen, mut faults, .. } = reading;
+    let Reading { mut file, seen, mut faults, .. } = reading;
     if file.lines.len() > KEYS_MAX {
         faults.add(0, format!("{} keys: write at most {KEYS_MAX}", file.lines.len()));
     }
     doubles(seen, &mut faults);
-    strangers(&file, &mut faults);
+    file.names = clients(&file, &mut faults);
     faults.faults.sort_by_key(|(line, _)| *line);
     if faults.faults.is_empty() { Ok(file) } else { Err(faults) }
 }
@@ -191,7 +190,7 @@ pub fn parse(text: &str) -> Result<KeyFile<'_>, KeyFaults> {
 struct Reading<'a> {
     file: KeyFile<'a>,
     /// The policies that were seen, and which one it is; `None` is a bad one.
-    known: HashMap<&'a str, Option<u32>>,
+    known: ByText<'a, Option<u32>>,
     /// Numbers and their lines.
     seen: Vec<(u64, usize)>,
     faults: KeyFaults,
@@ -261,16 +260,14 @@ fn doubles(mut seen: Vec<(u64, usize)>, faults: &mut KeyFaults) {
     }
 }
 
-/// Lines whose limits are not those of another line of their name: each would count for itself.
-fn strangers(file: &KeyFile<'_>, faults: &mut KeyFaults) {
-    if file.policies.len() < 2 {
-        return;
-    }
+/// How many names there are. Lines whose limits are not those of another line of their name are faults: each would count
+/// for itself.
+fn clients(file: &KeyFile<'_>, faults: &mut KeyFaults) -> usize {
     let counted = |line: &KeyLine<'_>| {
         let policy = &file.meanings[line.policy as usize];
         (&policy.limit, &policy.tokens, policy.concurrency)
     };
-    let mut known: HashMap<&str, &KeyLine<'_>> = HashMap::with_capacity(file.lines.len());
+    let mut known: ByText<'_, &KeyLine<'_>> = HashMap::with_capacity_and_hasher(file.lines.len(), RandomState::default());
     for line in &file.lines {
         let first = *known.entry(line.name).or_insert(line);
         if first.policy != line.policy && counted(first) != counted(line) {
@@ -281,6 +278,7 @@ fn strangers(file: &KeyFile<'_>, faults: &mut KeyFaults) {
             );
         }
     }
+    known.len()
 }
 
 /// The words of a line, between blanks.

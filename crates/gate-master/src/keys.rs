@@ -24,6 +24,7 @@ use crate::status;
 pub(crate) struct Sheet<'a> {
     path: &'a Path,
     file: KeyFile<'a>,
+    records: Vec<Record<'a>>,
 }
 
 /// The keys that are in force.
@@ -48,12 +49,6 @@ impl<'a> Sheet<'a> {
     pub(crate) fn read(plan: &'a Plan, secrets: &'a Secrets) -> Result<Option<Self>, Refused> {
         let Some((path, text)) = plan.keys.as_deref().zip(secrets.keys.as_deref()) else { return Ok(None) };
         let file = keyfile::parse(text).map_err(|faults| Refused::all(faults.told(&path.display().to_string())))?;
-        let sheet = Self { path, file };
-        keyring::check(&sheet.records(), &sheet.file.policies).map_err(|error| sheet.refused(&error))?;
-        Ok(Some(sheet))
-    }
-
-    fn records(&self) -> Vec<Record<'_>> {
         let record = |line: &keyfile::KeyLine<'a>| Record {
             id: line.id,
             salt: line.salt,
@@ -62,7 +57,10 @@ impl<'a> Sheet<'a> {
             policy: line.policy,
             name: line.name,
         };
-        self.file.lines.iter().map(record).collect()
+        let records = file.lines.iter().map(record).collect();
+        let sheet = Self { path, file, records };
+        keyring::check(&sheet.records, &sheet.file.policies).map_err(|error| sheet.refused(&error))?;
+        Ok(Some(sheet))
     }
 
     fn refused(&self, error: &Unpublished) -> Refused {
@@ -78,14 +76,14 @@ impl<'a> Sheet<'a> {
     /// # Errors
     /// There is no room for them; those before stay.
     pub(crate) fn publish(&self, zone: Zone, memory: &SharedWords) -> Result<Published, Refused> {
-        let generation = zone.keyring().publish(memory, &self.records(), &self.file.policies);
+        let generation = zone.keyring().publish(memory, &self.records, &self.file.policies);
         let generation = generation.map_err(|error| self.refused(&error))?;
         // As whoever changed it may know it.
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.to_owned());
         let told = KeysUse {
             file: path.display().to_string(),
             keys: self.file.lines.len() as u64,
-            names: self.file.names() as u64,
+            names: self.file.names as u64,
             policies: self.file.policies.len() as u64,
             generation: u64::from(generation),
             time: status::time(),

@@ -108,9 +108,12 @@ impl Name {
     /// The name that reads so; `None` for one that is empty, too long or holds a zero.
     pub fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; NAME_BYTES_MAX];
-        let fits = (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.as_bytes().contains(&0);
-        bytes.get_mut(..text.len()).filter(|_| fits)?.copy_from_slice(text.as_bytes());
+        bytes.get_mut(..text.len()).filter(|_| Self::fits(text))?.copy_from_slice(text.as_bytes());
         Some(Self { bytes, length: text.len() as u8 })
+    }
+
+    fn fits(text: &str) -> bool {
+        (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.as_bytes().contains(&0)
     }
 
     /// As text.

@@ -93,7 +93,7 @@ mod tests {
         let made = keys(2 * POLICIES);
         let text = text(&made);
         let file = parse(&text).unwrap();
-        assert_eq!((file.lines.len(), file.names(), file.policies.len()), (2 * POLICIES, 2 * POLICIES, POLICIES));
+        assert_eq!((file.lines.len(), file.names, file.policies.len()), (2 * POLICIES, 2 * POLICIES, POLICIES));
         for (line, key) in file.lines.iter().zip(&made) {
             assert_eq!((line.id, line.salt, line.digest, line.expires), (key.id, key.salt, key.digest, 0));
         }

@@ -26,7 +26,7 @@ fn a_line_is_read_as_it_is_documented() {
     );
     let file = parse(&text).unwrap();
     assert_eq!(file.policies, ["models=llama3.2,qwen3:* limit=60/minute", ""]);
-    assert_eq!((file.lines.len(), file.names(), file.windows()), (3, 2, vec![Duration::from_secs(60)]));
+    assert_eq!((file.lines.len(), file.names, file.windows()), (3, 2, vec![Duration::from_secs(60)]));
     let [ada, bob, more] = &file.lines[..] else { panic!("three lines") };
     assert_eq!((ada.line, id_text(ada.id).as_str(), ada.name), (3, "0123456789ab", "ada@example.com"));
     assert_eq!((ada.created, ada.expires), (1_795_471_200, 1_798_761_600));
