@@ -173,6 +173,7 @@ pub(crate) fn says(way: Way, body: &Value, status: u16) -> String {
         Dialect::Anthropic => {
             let error = &body["error"];
             assert_eq!((&body["type"], &error["type"]), (&json!("error"), &json!(anthropic)), "{way:?}: {body}");
+            assert!(body["request_id"].is_string(), "{way:?}: {body}");
             &error["message"]
         }
     };
@@ -185,7 +186,12 @@ pub(crate) fn refused(way: Way, answer: &Answer, status: u16) -> String {
     assert_eq!(answer.status, status, "{way:?}: {:?} {}", answer.headers, answer.text());
     let kind = answer.header("content-type").unwrap_or_default();
     assert!(kind.starts_with("application/json"), "{way:?}: {kind}");
-    says(way, &answer.json(), status)
+    let body = answer.json();
+    // A backend's own answer passes as it is, with an id of the backend's.
+    if let Some(id) = body["request_id"].as_str().filter(|id| !id.starts_with("req_")) {
+        assert_eq!(answer.header("x-request-id"), Some(id), "{way:?}");
+    }
+    says(way, &body, status)
 }
 
 /// A backend that has these models and answers as Ollama does, as many at once as there are.

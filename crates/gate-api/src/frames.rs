@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ndjson::{self, Lines};
-use crate::rejection::{Dialect, Rejection};
+use crate::rejection::{Dialect, LimitHeaders, Rejection};
 use crate::route::Route;
 use crate::sse::{Events, Family};
 
@@ -131,14 +131,25 @@ impl Frames {
             Self::Events(events) => events.finish(),
         }
     }
+
+    /// The number of the next event, where a stream's events are numbered, as those of a response are.
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Lines(_) => 0,
+            Self::Events(events) => events.sequence(),
+        }
+    }
 }
 
 /// The frame that tells the client of a stream that answers `route` why it ends in the middle. It follows whole frames
-/// and is the last one.
-pub fn error_frame(route: &Route, why: &Rejection) -> Bytes {
+/// and is the last one; `id` is the request's, `sequence` the number that [`Frames::sequence`] told.
+pub fn error_frame(route: &Route, why: &Rejection, (id, sequence): (Option<&str>, u64)) -> Bytes {
     let dialect = route.dialect();
     let text = match dialect {
-        Dialect::OpenAi | Dialect::Anthropic => String::from_utf8_lossy(&why.answer(dialect).body).into_owned(),
+        Dialect::OpenAi | Dialect::Anthropic => {
+            let answer = why.answer_with(dialect, LimitHeaders::Off, id);
+            String::from_utf8_lossy(&answer.body).into_owned()
+        }
         _ => return ndjson::error_line(&why.terms().public),
     };
     let text = without_odd_line_ends(text);
@@ -149,8 +160,8 @@ pub fn error_frame(route: &Route, why: &Rejection) -> Bytes {
             let message = without_odd_line_ends(serde_json::Value::from(&*why.terms().public).to_string());
             let error = text.strip_prefix('{').unwrap_or(&text);
             format!(
-                "event: error\ndata: {{\"type\":\"error\",\"code\":\"server_error\",\"message\":{message},\"param\":null,\
-                 {error}\n\n"
+                "event: error\ndata: {{\"type\":\"error\",\"sequence_number\":{sequence},\"code\":\"server_error\",\
+                 \"message\":{message},\"param\":null,{error}\n\n"
             )
         }
         _ => format!("data: {text}\n\n"),

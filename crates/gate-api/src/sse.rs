@@ -42,6 +42,8 @@ pub struct Events {
     /// What a message's first event guessed of its prompt.
     prompt: Option<u64>,
     count: u64,
+    /// Events with data, of whatever kind.
+    sequence: u64,
 }
 
 /// Whether a stream's terminator has come.
@@ -69,7 +71,7 @@ impl Events {
     /// An empty stream.
     pub fn of(family: Family, strip: Strip) -> Self {
         let (unfinished, last) = (BytesMut::new(), Bytes::new());
-        Self { family, strip, unfinished, last, terminator: Seen::No, prompt: None, count: 0 }
+        Self { family, strip, unfinished, last, terminator: Seen::No, prompt: None, count: 0, sequence: 0 }
     }
 
     /// The whole events that `chunk` completes, with comments between them; empty if it completes none.
@@ -94,6 +96,11 @@ impl Events {
     /// Events so far that bring something generated.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// The number of the next event: Ollama counts those of a response from 0.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// How the stream ended, now that nothing more comes.
@@ -151,6 +158,7 @@ impl Events {
     fn look_at(&mut self, event: &Fields<'_>, whole: &Bytes, place: &Range<usize>) -> Fate {
         // Without data it is a comment or a name for nothing, which clients skip.
         let Some(first) = event.data else { return Fate::Passes };
+        self.sequence += 1;
         let kept = || whole.slice(place.clone());
         match (self.family, event.name) {
             (Family::Completions, _) if first.starts_with(b"[DONE]") => self.terminator = Seen::Yes,

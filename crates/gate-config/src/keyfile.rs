@@ -267,7 +267,8 @@ fn clients(file: &KeyFile<'_>, faults: &mut KeyFaults) -> usize {
         let policy = &file.meanings[line.policy as usize];
         (&policy.limit, &policy.tokens, policy.concurrency)
     };
-    let mut known: ByText<'_, &KeyLine<'_>> = HashMap::with_capacity_and_hasher(file.lines.len(), RandomState::default());
+    let mut known: ByText<'_, &KeyLine<'_>> =
+        HashMap::with_capacity_and_hasher(file.lines.len(), RandomState::default());
     for line in &file.lines {
         let first = *known.entry(line.name).or_insert(line);
         if first.policy != line.policy && counted(first) != counted(line) {

@@ -193,6 +193,11 @@ impl Ledger {
         }
     }
 
+    /// By what it is followed.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_ref()?.to_str().ok()
+    }
+
     /// Says whose key it came with.
     pub(crate) fn holder(&mut self, holder: &Holder) {
         if let (Some(record), Some(name)) = (&mut self.record, &holder.name) {

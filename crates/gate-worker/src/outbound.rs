@@ -265,7 +265,8 @@ impl Relay {
     fn tell(&mut self, why: &Rejection) -> Polled {
         let terms = why.terms();
         self.ledger.refused(terms.fault, &terms.log);
-        self.pass(error_frame(&self.route, why))
+        let frame = error_frame(&self.route, why, (self.ledger.id(), self.frames.sequence()));
+        self.pass(frame)
     }
 }
 

@@ -450,7 +450,7 @@ fn refuse(gate: &Rc<Gate>, line: &Line, head: &Parts, refusal: Refusal, mut ledg
         }
     }
     let headers = if gate.plan.limit_headers { LimitHeaders::On } else { LimitHeaders::Off };
-    let mut answering = Answering::refusal(rejection.answer_with(dialect, headers));
+    let mut answering = Answering::refusal(rejection.answer_with(dialect, headers, ledger.id()));
     if standing.is_some() {
         limit_fields(gate, standing.as_ref(), &mut answering);
     }

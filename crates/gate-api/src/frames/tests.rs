@@ -169,7 +169,7 @@ fn whole_answers_say_their_counts() {
 
 /// The frame that tells of `why`, as its client reads it: the event's name and the JSON.
 fn told(route: &Route, why: &Rejection) -> (Option<String>, Value) {
-    let frame = String::from_utf8(error_frame(route, why).to_vec()).unwrap();
+    let frame = String::from_utf8(error_frame(route, why, (Some("job-7"), 4)).to_vec()).unwrap();
     if let Some(line) = frame.strip_suffix('\n').filter(|line| !line.contains('\n')) {
         return (None, serde_json::from_str(line).unwrap());
     }
@@ -190,9 +190,11 @@ fn a_broken_stream_is_ended_in_its_own_dialect() {
     for route in [Route::ChatCompletions, Route::Completions] {
         assert_eq!(told(&route, &why), (None, json!({"error": error})));
     }
-    let event = json!({"type": "error", "code": "server_error", "message": text, "param": null, "error": error});
+    let event = json!({"type": "error", "sequence_number": 4, "code": "server_error", "message": text, "param": null,
+        "error": error});
     assert_eq!(told(&Route::Responses, &why), (Some("error".to_owned()), event));
-    let event = json!({"type": "error", "error": {"type": "timeout_error", "message": text}});
+    let event = json!({"type": "error", "error": {"type": "timeout_error", "message": text},
+        "request_id": "job-7"});
     assert_eq!(told(&Route::Messages, &why), (Some("error".to_owned()), event));
 }
 
@@ -204,7 +206,12 @@ fn a_cut_stream_with_its_error_frame_is_one_that_told() {
         let mut frames = Frames::of(&route, Strip::No);
         frames.push(Bytes::from_static(chunks[0])).unwrap();
         assert_eq!(frames.finish(), End::Cut { fragment: 0 });
-        let frame = error_frame(&route, &why);
+        if route == Route::Responses {
+            assert!(chunks[0].starts_with(b"event: "));
+            let numbered = String::from_utf8_lossy(chunks[0]).matches("\"sequence_number\":").count();
+            assert_eq!(frames.sequence(), numbered as u64);
+        }
+        let frame = error_frame(&route, &why, (None, frames.sequence()));
         assert!(!String::from_utf8_lossy(&frame).contains("10.9.8.7"));
         assert_eq!(frames.push(frame.clone()).unwrap(), frame, "{route:?}: it is whole");
         assert_eq!(frames.finish(), End::ErrorTold, "{route:?}");
@@ -216,7 +223,7 @@ proptest! {
     fn an_error_frame_is_one_frame_whatever_the_text(text in "\\PC{0,20}[\n\r\u{85}\u{2028}\u{2029}]?\\PC{0,5}") {
         let why = Rejection::BadRequest { text: text.clone() };
         for route in [Route::Chat, Route::ChatCompletions, Route::Responses, Route::Messages] {
-            let frame = String::from_utf8(error_frame(&route, &why).to_vec()).unwrap();
+            let frame = String::from_utf8(error_frame(&route, &why, (None, 0)).to_vec()).unwrap();
             let odd = ['\r', '\u{85}', '\u{2028}', '\u{2029}'];
             prop_assert!(!frame.contains(odd), "{:?}", frame);
             let (_, said) = told(&route, &why);

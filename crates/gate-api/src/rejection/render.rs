@@ -17,12 +17,12 @@ const TOO_MANY: u16 = 429;
 impl Rejection {
     /// The answer in `dialect`, with [`LimitHeaders::Off`].
     pub fn answer(&self, dialect: Dialect) -> Answer {
-        self.answer_with(dialect, LimitHeaders::Off)
+        self.answer_with(dialect, LimitHeaders::Off, None)
     }
 
     /// The answer in `dialect`. Only the limits' 429 of the article's depends on `headers`: the queue has no counterpart in
-    /// the article's stack, and its refusals always say when to come again.
-    pub fn answer_with(&self, dialect: Dialect, headers: LimitHeaders) -> Answer {
+    /// the article's stack, and its refusals always say when to come again. Only Anthropic's bodies tell the request's id.
+    pub fn answer_with(&self, dialect: Dialect, headers: LimitHeaders, request_id: Option<&str>) -> Answer {
         let terms = self.terms();
         let (content_type, body) = match (self, dialect) {
             (Self::Redirect { .. }, _) => (None, Vec::new()),
@@ -34,7 +34,7 @@ impl Rejection {
             (Self::MethodNotAllowed { .. }, Dialect::Ollama) => (Some(TEXT), b"405 method not allowed".to_vec()),
             (_, Dialect::Ollama) => (Some(JSON_UTF8), object("error", &terms.public)),
             (_, Dialect::OpenAi) => (Some(JSON_UTF8), openai(&terms)),
-            (_, Dialect::Anthropic) => (Some(JSON_UTF8), anthropic(&terms)),
+            (_, Dialect::Anthropic) => (Some(JSON_UTF8), anthropic(&terms, request_id)),
             (_, Dialect::Gate) => (Some(TEXT_UTF8), terms.public.as_bytes().to_vec()),
         };
         let is_limit = matches!(self, Self::RateLimited { .. } | Self::Flooded { .. });
@@ -78,11 +78,13 @@ fn openai_type(terms: &Terms<'_>) -> &'static str {
     }
 }
 
-/// `{"type":"error","error":{"type","message"}}`, which the SDKs of Anthropic turn into an exception of the status.
-pub(super) fn anthropic(terms: &Terms<'_>) -> Vec<u8> {
+/// `{"type":"error","error":{"type","message"},"request_id"}`, which the SDKs of Anthropic turn into an exception of the
+/// status.
+pub(super) fn anthropic(terms: &Terms<'_>, request_id: Option<&str>) -> Vec<u8> {
     let message = serde_json::Value::from(&*terms.public);
     let kind = anthropic_type(terms);
-    format!(r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}}}}"#).into_bytes()
+    let id = request_id.map_or_else(String::new, |id| format!(r#","request_id":{}"#, serde_json::Value::from(id)));
+    format!(r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}}{id}}}"#).into_bytes()
 }
 
 fn anthropic_type(terms: &Terms<'_>) -> &'static str {

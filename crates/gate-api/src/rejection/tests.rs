@@ -170,7 +170,7 @@ fn every_refusal_in_every_dialect() {
         let text = serde_json::Value::from(row.gate);
         let terms = row.rejection.terms();
         let openai = String::from_utf8(openai(&terms)).unwrap();
-        let anthropic = String::from_utf8(anthropic(&terms)).unwrap();
+        let anthropic = String::from_utf8(anthropic(&terms, None)).unwrap();
         assert!(openai.starts_with(&format!(r#"{{"error":{{"message":{text},"#)), "{openai}");
         assert!(anthropic.ends_with(&format!(r#""message":{text}}}}}"#)), "{anthropic}");
         let (openai, anthropic) = if row.status == 307 { ("", "") } else { (&*openai, &*anthropic) };
@@ -291,6 +291,17 @@ fn kinds_of_errors_are_those_the_sdks_know() {
 }
 
 #[test]
+fn anthropics_clients_are_told_the_requests_id() {
+    let told = |dialect, id| {
+        let answer = Rejection::NoModel.answer_with(dialect, LimitHeaders::Off, Some(id));
+        serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap()["request_id"].clone()
+    };
+    assert_eq!(told(Dialect::Anthropic, "job-7"), "job-7");
+    assert_eq!(told(Dialect::Anthropic, "a\"b"), "a\"b");
+    assert_eq!(told(Dialect::OpenAi, "job-7"), serde_json::Value::Null);
+}
+
+#[test]
 fn a_refused_key_is_told_how_to_come_again() {
     for dialect in DIALECTS {
         let answer = Rejection::Unauthorized { why: KeyFault::Missing }.answer(dialect);
@@ -304,7 +315,7 @@ fn a_refused_key_is_told_how_to_come_again() {
 fn retry_after_is_whole_seconds_and_the_articles_only_on_request() {
     let retry_after = |millis, dialect, headers| {
         let limited = Rejection::RateLimited { limit: "1 per 1 day".into(), retry: Duration::from_millis(millis) };
-        limited.answer_with(dialect, headers).headers
+        limited.answer_with(dialect, headers, None).headers
     };
     let says = |seconds: &str| vec![("retry-after", seconds.to_owned())];
     assert_eq!(retry_after(1001, Dialect::Article, LimitHeaders::Off), []);
@@ -336,7 +347,7 @@ fn retry_after_of_the_queue_is_within_its_bounds() {
             let says = vec![("retry-after", told.to_owned())];
             for dialect in DIALECTS {
                 for headers in [LimitHeaders::Off, LimitHeaders::On] {
-                    let answer = refused.answer_with(dialect, headers);
+                    let answer = refused.answer_with(dialect, headers, None);
                     assert_eq!(answer.headers, says, "{refused:?}, {dialect:?}, {headers:?}");
                 }
             }

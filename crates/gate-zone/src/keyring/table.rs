@@ -38,9 +38,7 @@ pub(super) fn check(keys: &[Record<'_>], policies: &[&str]) -> Result<(), Unpubl
     if policies.iter().map(|text| words_of(text)).sum::<usize>() > keyring::TEXT_WORDS {
         return Err(Unpublished::Texts(policies.iter().map(|text| text.len()).sum()));
     }
-    let fits = |key: &Record| {
-        key.id >> ID_BITS == 0 && Name::fits(key.name) && (key.policy as usize) < policies.len()
-    };
+    let fits = |key: &Record| key.id >> ID_BITS == 0 && Name::fits(key.name) && (key.policy as usize) < policies.len();
     keys.iter().position(|key| !fits(key)).map_or(Ok(()), |place| Err(Unpublished::Record(place)))
 }
 
