@@ -38,4 +38,4 @@ pub use crate::member::{Member, Reach, Spec};
 pub use crate::models::NewestModel;
 pub use crate::turnstile::LOOK;
 pub use crate::watch::Unread;
-pub use crate::within::within;
+pub use crate::within::{Late, within};

@@ -91,9 +91,7 @@ impl Framer {
             },
         }
     }
-}
 
-impl Framer {
     /// How many of `bytes` belong to a body whose length is known. Released with its head, a short one costs hyper no second
     /// look at the socket.
     fn rest_of_body(&mut self, bytes: &[u8]) -> usize {
