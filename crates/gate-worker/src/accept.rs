@@ -14,12 +14,15 @@ use std::time::Duration;
 use gate_limit::Peer;
 use gate_zone::clock;
 use gate_zone::layout::row;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::gate::Gate;
+use crate::inbound::Inbound;
 use crate::pipeline;
 use crate::wire::{Line, Socket, Wire};
 
@@ -183,7 +186,12 @@ fn serve(gate: &Rc<Gate>, socket: Socket, line: Rc<Line>) {
     tokio::task::spawn_local(async move {
         let wire = Wire::new(socket, Rc::clone(&line), Rc::clone(&gate.ground));
         let counted = Counted { gate: Rc::clone(&gate) };
-        let service = service_fn(|request| pipeline::handle(Rc::clone(&gate), Rc::clone(&line), request));
+        let service = service_fn(|request: Request<Incoming>| {
+            // At once, before the wire reads on.
+            let aside = line.aside.begin();
+            let request = request.map(|incoming| Inbound::new(aside, incoming));
+            pipeline::handle(Rc::clone(&gate), Rc::clone(&line), request)
+        });
         let mut builder = http1::Builder::new();
         // One plain send is cheaper than a vector of two or three short pieces.
         builder.writev(false).max_buf_size(BUFFER_MAX.max(gate.plan.max_head + HEAD_BEYOND));

@@ -8,13 +8,15 @@
 
 use gate_api::Rejection;
 
+use std::ops::Range;
+
 mod chunks;
 mod head;
 
 pub(crate) use head::Caps;
 
 use chunks::Chunks;
-use head::TARGET_MAX;
+use head::{TARGET_MAX, Whole};
 
 /// What may be released of the bytes at hand.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +34,10 @@ pub(crate) enum Verdict {
 pub(crate) struct Framer {
     caps: Caps,
     at: At,
+    /// Heads released.
+    heads: u64,
+    /// The last of them.
+    last: Whole,
 }
 
 #[derive(Debug)]
@@ -56,12 +62,27 @@ pub(crate) enum Framing {
 impl Framer {
     pub(crate) fn new(caps: Caps) -> Self {
         let caps = Caps { target: caps.target.min(TARGET_MAX), ..caps };
-        Self { caps, at: At::Head { searched: 0 } }
+        Self { caps, at: At::Head { searched: 0 }, heads: 0, last: Whole::default() }
     }
 
     /// Whether the next byte begins a new message.
     pub(crate) fn between_messages(&self) -> bool {
         matches!(self.at, At::Head { .. })
+    }
+
+    /// How many heads were released: the number of the last.
+    pub(crate) fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// How long that was.
+    pub(crate) fn head_length(&self) -> usize {
+        self.last.length
+    }
+
+    /// Where the digits of its Content-Length stand in it; empty without one.
+    pub(crate) fn length_digits(&self) -> Range<usize> {
+        self.last.digits.clone()
     }
 
     /// Judges `bytes`: those that have come and were not released yet.
@@ -71,8 +92,11 @@ impl Framer {
         }
         match &mut self.at {
             At::Head { searched } => match head::judge(bytes, searched, &self.caps) {
-                Ok(Some((length, framing))) => {
-                    self.at = after_head(framing);
+                Ok(Some(whole)) => {
+                    let length = whole.length;
+                    self.at = after_head(whole.framing);
+                    self.heads += 1;
+                    self.last = whole;
                     Verdict::Release(length + self.rest_of_body(&bytes[length..]))
                 }
                 Ok(None) => Verdict::More,

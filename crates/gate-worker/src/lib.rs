@@ -14,6 +14,7 @@ mod exchange;
 mod framing;
 mod gate;
 mod holder;
+mod inbound;
 mod journal;
 mod ledger;
 mod lists;

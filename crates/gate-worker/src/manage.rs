@@ -14,12 +14,11 @@ use gate_api::route::BlobMethod;
 use gate_api::{Rejection, Route};
 use gate_upstream::Member;
 use http::request::Parts;
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::exchange::{self, answering};
 use crate::gate::Gate;
+use crate::inbound::Inbound;
 use crate::ledger::{Ledger, X_GATE_BACKEND};
 use crate::outbound::{Answering, Content};
 use crate::pipeline::{Caller, piece};
@@ -30,7 +29,7 @@ pub(crate) struct Upload<'a> {
     pub(crate) gate: &'a Gate,
     pub(crate) line: &'a Line,
     pub(crate) head: &'a Parts,
-    pub(crate) body: &'a mut Option<Incoming>,
+    pub(crate) body: &'a mut Option<Inbound>,
 }
 
 /// A backend whose models are being changed. Dropped, it says that they were, whatever came of it.
@@ -77,7 +76,7 @@ pub(crate) async fn blob(
     let asked = Instant::now();
     let exchange = match (route, body.take()) {
         (Route::Blob { method: BlobMethod::Post, .. }, Some(mut body)) => {
-            let length = body.size_hint().exact();
+            let length = body.length();
             member.backend.upload(&ask, length, async || piece(gate, line, &mut body).await).await?
         }
         _ => member.backend.send(&ask).await?,

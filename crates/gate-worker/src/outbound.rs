@@ -136,12 +136,11 @@ struct Pause {
 
 impl Pause {
     fn over(&mut self, cx: &mut Context<'_>) -> bool {
-        let until = self.last + self.max;
-        let now = Instant::now();
-        if self.alarm.as_ref().is_some_and(|alarm| now < alarm.deadline()) {
+        if self.alarm.as_ref().is_some_and(|alarm| !alarm.is_elapsed()) {
             // Set in an earlier round, by the same task: it will wake it.
             return false;
         }
+        let (now, until) = (Instant::now(), self.last + self.max);
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
         while alarm.as_mut().poll(cx).is_ready() {
             if now >= until {

@@ -20,8 +20,6 @@ use gate_zone::layout::row;
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
 use crate::bill::{self, Cause, Unaffordable};
@@ -29,6 +27,7 @@ use crate::cors;
 use crate::exchange;
 use crate::gate::Gate;
 use crate::holder::Holder;
+use crate::inbound::Inbound;
 use crate::ledger::Ledger;
 use crate::lists;
 use crate::manage::{self, Upload};
@@ -77,7 +76,7 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) async fn handle(
     gate: Rc<Gate>,
     line: Rc<Line>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> Result<Response<Outbound>, Infallible> {
     let (head, body) = request.into_parts();
     // Whoever reads it takes it.
@@ -120,18 +119,18 @@ enum Passing {
 }
 
 /// Reads and drops a short body that is here or nearly so, so that a refusal does not cost the client its connection.
-async fn passing(head: &Parts, mut body: Incoming) -> Passing {
-    if body.is_end_stream() {
+async fn passing(head: &Parts, mut body: Inbound) -> Passing {
+    if body.is_over() {
         return Passing::Gone;
     }
     // Asking for a body that waits for a `100 Continue` would send for it.
-    let is_short = body.size_hint().upper().is_some_and(|length| length <= PASSING_MAX);
+    let is_short = body.length().is_some_and(|length| length <= PASSING_MAX);
     if !is_short || head.headers.contains_key(EXPECT) {
         return Passing::Left;
     }
     let dropped = async {
-        while !body.is_end_stream() {
-            match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        while !body.is_over() {
+            match std::future::poll_fn(|cx| body.poll_frame(cx)).await {
                 Some(Ok(_)) => {}
                 Some(Err(_)) => return Passing::Left,
                 None => break,
@@ -197,7 +196,7 @@ fn admit(gate: &Gate, line: &Line, head: &Parts, ledger: &mut Ledger) -> Result<
 async fn answer(
     gate: &Rc<Gate>,
     line: &Line,
-    (head, body): (&Parts, &mut Option<Incoming>),
+    (head, body): (&Parts, &mut Option<Inbound>),
     ledger: &mut Ledger,
 ) -> Result<Answering, Refusal> {
     let (route, caller) = match admit(gate, line, head, ledger)? {
@@ -305,14 +304,14 @@ fn guard(gate: &Gate, client: &Client, routed: &Result<Route, Refusal>) -> Resul
 }
 
 /// The whole body, within its cap and its pauses.
-async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Incoming>) -> Result<Bytes, Rejection> {
+async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inbound>) -> Result<Bytes, Rejection> {
     if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Rejection::UnsupportedEncoding);
     }
     let Some(mut body) = body.take() else { return Ok(Bytes::new()) };
     let max = gate.plan.max_body;
     let too_large = |_: OverCap| Rejection::BodyTooLarge { limit: max as u64 };
-    if body.size_hint().lower() > max as u64 {
+    if body.length().is_some_and(|length| length > max as u64) {
         return Err(too_large(OverCap));
     }
     let mut gather = Gather::default();
@@ -323,10 +322,10 @@ async fn read_body(gate: &Gate, line: &Line, head: &Parts, body: &mut Option<Inc
 }
 
 /// The next piece of a body, within its pauses; none at its end.
-pub(crate) async fn piece(gate: &Gate, line: &Line, body: &mut Incoming) -> Result<Option<Bytes>, Rejection> {
+pub(crate) async fn piece(gate: &Gate, line: &Line, body: &mut Inbound) -> Result<Option<Bytes>, Rejection> {
     let after = gate.plan.body_timeout;
-    while !body.is_end_stream() {
-        let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+    while !body.is_over() {
+        let next = std::future::poll_fn(|cx| body.poll_frame(cx));
         let Some(frame) = within(after, next).await.map_err(|_| Rejection::BodyTimeout { after })? else { break };
         // A body that breaks the framing was refused by the wire, which kept the reason.
         let frame = frame.map_err(|_| {

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use gate_api::Rejection;
 use gate_limit::Peer;
 use http::HeaderValue;
@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::drain::{Cut, Drain};
 use crate::framing::{Caps, Framer, Verdict};
+use crate::inbound::Aside;
 
 /// The method of the request that stands for a refused head. No client can send it: methods are letters here.
 pub(crate) const REFUSED: &str = "GATE-REFUSED";
@@ -84,6 +85,8 @@ pub(crate) struct Line {
     pub(crate) local: Option<SocketAddr>,
     /// The peer as the log and the backend are told of it, made once for all requests.
     pub(crate) name: OnceCell<HeaderValue>,
+    /// A body that does not go by hyper.
+    pub(crate) aside: Aside,
     busy: Cell<Busy>,
     unread: Cell<Unread>,
     stay: Cell<Stay>,
@@ -124,6 +127,7 @@ impl Line {
             peer,
             local,
             name: OnceCell::new(),
+            aside: Aside::default(),
             busy: Cell::new(Busy::Fresh),
             unread: Cell::new(Unread::None),
             stay: Cell::new(Stay::No),
@@ -266,8 +270,13 @@ impl Wire {
         if fresh.is_empty() {
             return Poll::Ready(Ok(Came::End));
         }
+        let begins = self.framer.between_messages();
         let verdict = if self.held.is_empty() { self.framer.judge(fresh) } else { Verdict::More };
         Poll::Ready(Ok(match verdict {
+            Verdict::Release(count) if begins && count == fresh.len() && self.part(fresh, buf) => {
+                self.release(0, cx);
+                Came::Passed
+            }
             Verdict::Release(count) => {
                 let here = count.min(buf.remaining());
                 buf.put_slice(&fresh[..here]);
@@ -281,6 +290,23 @@ impl Wire {
                 Came::Held
             }
         }))
+    }
+
+    /// Parts a message, the last one judged, into a head for hyper that says that there is no body, and the body; whether
+    /// that could be done.
+    fn part(&self, message: &[u8], buf: &mut rt::ReadBufCursor<'_>) -> bool {
+        let (head, body) = message.split_at(self.framer.head_length());
+        let number = self.framer.heads();
+        let is_whole = !body.is_empty() && self.framer.between_messages();
+        if !is_whole || head.len() > buf.remaining() || !self.line.aside.is_free_for(number) {
+            return false;
+        }
+        let digits = self.framer.length_digits();
+        buf.put_slice(&head[..digits.start]);
+        digits.clone().for_each(|_| buf.put_slice(b"0"));
+        buf.put_slice(&head[digits.end..]);
+        self.line.aside.lay(number, Bytes::copy_from_slice(body));
+        true
     }
 
     /// So many of the bytes that are held may be handed on.

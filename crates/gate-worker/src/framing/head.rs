@@ -1,5 +1,7 @@
 //! One look at a whole head: RFC 9112 §2 to §6 as a strict server reads them.
 
+use std::ops::Range;
+
 use gate_api::Rejection;
 use http::Uri;
 use memchr::memchr;
@@ -8,6 +10,9 @@ use super::Framing;
 
 /// Longest method: `OPTIONS` and its like, with room for those nobody serves, which get a 405.
 const METHOD_MAX: usize = 16;
+
+/// Bytes of a line's end.
+const LINE_END: usize = b"\r\n".len();
 
 /// Longest target that hyper's reader can hold, whatever the operator allows.
 pub(super) const TARGET_MAX: usize = 65_534;
@@ -35,9 +40,25 @@ fn malformed<T>(reason: &'static str) -> Judged<T> {
     Err(Rejection::MalformedHead { reason })
 }
 
-/// Judges the head that `bytes` begin with: its length in bytes and the framing of the body behind it; `None` while its
-/// end has not come.
-pub(super) fn judge(bytes: &[u8], searched: &mut usize, caps: &Caps) -> Judged<Option<(usize, Framing)>> {
+/// A head that was found good.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// Its bytes.
+    pub(super) length: usize,
+    /// How the body behind it is framed.
+    pub(super) framing: Framing,
+    /// Where the digits of its Content-Length stand; empty without one.
+    pub(super) digits: Range<usize>,
+}
+
+impl Default for Whole {
+    fn default() -> Self {
+        Self { length: 0, framing: Framing::Length(0), digits: 0..0 }
+    }
+}
+
+/// Judges the head that `bytes` begin with; `None` while its end has not come.
+pub(super) fn judge(bytes: &[u8], searched: &mut usize, caps: &Caps) -> Judged<Option<Whole>> {
     let Some(end) = end(bytes, searched) else {
         if bytes.len() > caps.head {
             return too_large(bytes, caps);
@@ -68,11 +89,14 @@ pub(super) fn judge(bytes: &[u8], searched: &mut usize, caps: &Caps) -> Judged<O
             break;
         }
         field(line, &mut seen)?;
+        if seen.digits.is_none() && seen.length.is_some() {
+            seen.digits = Some(digits(line, end - rest.len() - LINE_END));
+        }
         if seen.fields > caps.fields {
             return Err(Rejection::TooManyFields { limit: caps.fields as u64 });
         }
     }
-    Ok(Some((end, seen.framing()?)))
+    Ok(Some(Whole { length: end, framing: seen.framing()?, digits: seen.digits.unwrap_or_default() }))
 }
 
 /// The target is to blame when it alone is too long.
@@ -222,6 +246,8 @@ struct Seen {
     fields: usize,
     hosts: usize,
     length: Option<u64>,
+    /// Where the digits of that stand in the head.
+    digits: Option<Range<usize>>,
     chunked: Chunked,
 }
 
@@ -275,6 +301,13 @@ fn length(value: &[u8], seen: &mut Seen) -> Judged<()> {
     }
     seen.length = Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')));
     Ok(())
+}
+
+/// Where the digits stand that a line of Content-Length, which ends at `end`, ends with.
+fn digits(line: &[u8], end: usize) -> Range<usize> {
+    let end = end - (line.len() - line.trim_ascii_end().len());
+    let count = line.trim_ascii_end().iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    end - count..end
 }
 
 fn encoding(value: &[u8], seen: &mut Seen) -> Judged<()> {

@@ -60,6 +60,23 @@ fn a_head_brings_what_has_come_of_its_body_and_no_more() {
 }
 
 #[test]
+fn the_digits_of_a_length_are_found_where_they_stand() {
+    for (field, digits) in [
+        ("Content-Length: 5\r\nA: 7", "5"),
+        ("content-length:005 \t", "005"),
+        ("A: 12\r\nCONTENT-LENGTH: \t5\r\nB: 9", "5"),
+        ("A: 12", ""),
+    ] {
+        let head = format!("\r\nPOST /1 HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n");
+        let mut framer = Framer::new(CAPS);
+        assert_eq!(framer.judge(head.as_bytes()), Verdict::Release(head.len()));
+        assert_eq!((framer.heads(), framer.head_length()), (1, head.len()));
+        assert_eq!(&head[framer.length_digits()], digits, "{field:?}");
+        assert!(digits.is_empty() || head[..framer.length_digits().start].to_lowercase().contains("content-length:"));
+    }
+}
+
+#[test]
 fn heads_that_two_parsers_could_read_differently_are_refused() {
     let cases: &[(&str, &str)] = &[
         ("hello\r\n\r\n", "METHOD TARGET VERSION"),
