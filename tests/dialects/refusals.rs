@@ -89,7 +89,8 @@ impl House {
 fn wrong(house: &House, way: Way) -> Vec<(&'static str, Request, Due)> {
     let plain = way.request(MODEL, "hi");
     let (good, key) = (|request: &Request| by(&house.good, request), |key: &str| by(key, &plain));
-    let other = format!("{}x", &house.good[..house.good.len() - 1]);
+    let (kept, last) = house.good.split_at(house.good.len() - 1);
+    let other = format!("{kept}{}", if last == "x" { "y" } else { "x" });
     let encoded = plain.clone().header("Content-Encoding", "gzip");
     let both = key(&house.good).header("x-api-key", &house.single);
     let mut rows = vec![
