@@ -6,7 +6,8 @@
 //! A head that is refused becomes a request of the gate's own making ([`REFUSED`]), and the refusal waits beside it: so
 //! the answer goes out in its turn, after those to the requests before, and through the same pipeline and ledger.
 //!
-//! Invariant: hyper reads no byte that [`crate::framing`] has not released.
+//! Invariant: hyper reads no byte that [`crate::framing`] has not released, and none that differs from what the client sent
+//! but the zeros that stand for the length of a body which goes around it ([`crate::inbound`]).
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
