@@ -4,7 +4,7 @@
 
 mod bars;
 mod cancel;
-mod client;
+pub(crate) mod client;
 mod fairness;
 mod gate;
 mod kills;

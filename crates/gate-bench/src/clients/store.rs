@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::Ground;
 use crate::backend::Backend;
 use crate::complaint::Complaint;
+use crate::fleet::client::request;
 use crate::interrupt;
 use crate::peer::{self, forget_environment};
 use crate::probe;
@@ -152,7 +153,7 @@ fn ask_steadily(port: u16, first: u32, lasts: Duration) -> io::Result<Vec<u32>> 
         if began > until {
             break;
         }
-        stream.write_all(request(server, client.into()).as_bytes())?;
+        stream.write_all(request(server, client.into(), BODY).as_bytes())?;
         let status = answered(&mut stream)?;
         if status != 200 {
             return Err(io::Error::other(format!("answered {status}")));
@@ -162,14 +163,6 @@ fn ask_steadily(port: u16, first: u32, lasts: Duration) -> io::Result<Vec<u32>> 
         sleep(PAUSE.saturating_sub(took));
     }
     Ok(times)
-}
-
-fn request(server: SocketAddr, client: Ipv4Addr) -> String {
-    format!(
-        "POST /api/generate HTTP/1.1\r\nHost: {server}\r\nX-Forwarded-For: {client}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
-        BODY.len()
-    )
 }
 
 fn answered(stream: &mut TcpStream) -> io::Result<u16> {

@@ -24,6 +24,8 @@ pub(crate) const SOON: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the backend's counters are looked at; its own clock tells when.
 const GLANCE: Duration = Duration::from_micros(500);
+/// Who leaves.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Tokens a second of a stream.
 const TOKEN_RATE: u32 = 20;
 
@@ -72,7 +74,7 @@ fn leave(gate: &Gate, backend: &Backend, leaving: Leaving) -> Result<f64, Compla
     let trouble = || Complaint::io("asking the gate");
     let mut stream = TcpStream::connect_timeout(&server, PATIENCE).map_err(trouble())?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(trouble())?;
-    stream.write_all(request(server, 1, leaving.body()).as_bytes()).map_err(trouble())?;
+    stream.write_all(request(server, CLIENT, leaving.body()).as_bytes()).map_err(trouble())?;
     if leaving == Leaving::Stream {
         let mut held = Vec::new();
         while !held.windows(2).any(|pair| pair == b"}\n") {
@@ -129,7 +131,7 @@ mod tests {
         let backend = Backend::of(Config { token_rate: TOKEN_RATE, recorded: 0, ..Config::echo() }).unwrap();
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, backend.port)).unwrap();
         let server = SocketAddr::from((Ipv4Addr::LOCALHOST, backend.port));
-        stream.write_all(request(server, 1, Leaving::FirstToken.body()).as_bytes()).unwrap();
+        stream.write_all(request(server, CLIENT, Leaving::FirstToken.body()).as_bytes()).unwrap();
         assert!(wait(|| backend.sim.counters().generating == 1));
         drop(stream);
         assert!(wait(|| backend.sim.counters().cancelled == 1));

@@ -103,7 +103,7 @@ impl Client {
             stream.set_nodelay(true)?;
             stream
         };
-        stream.write_all(request(self.server, self.number, body).as_bytes()).await?;
+        stream.write_all(request(self.server, address(self.number), body).as_bytes()).await?;
         let (mut held, mut part) = (Vec::new(), [0; PART]);
         let answer = loop {
             if let Some(answer) = whole(&held)? {
@@ -120,10 +120,15 @@ impl Client {
     }
 }
 
-/// A request of a client, each with an address of its own.
-pub(crate) fn request(server: SocketAddr, client: usize, body: &str) -> String {
+/// An address for each client.
+fn address(client: usize) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, client as u8)
+}
+
+/// A request of the client at an address.
+pub(crate) fn request(server: SocketAddr, client: Ipv4Addr, body: &str) -> String {
     format!(
-        "POST /api/generate HTTP/1.1\r\nHost: {server}\r\nX-Forwarded-For: 192.0.2.{client}\r\n\
+        "POST /api/generate HTTP/1.1\r\nHost: {server}\r\nX-Forwarded-For: {client}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
