@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::json::members::whole_number;
 use crate::ndjson::{self, Lines};
 use crate::rejection::{Dialect, LimitHeaders, Rejection};
 use crate::route::Route;
@@ -89,6 +90,42 @@ pub struct Stats {
     pub tokens: Option<u64>,
     /// How long generating them took.
     pub eval: Option<Duration>,
+}
+
+/// One of the [`Stats`], as Ollama's own answers have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    Load,
+    PromptTokens,
+    Tokens,
+    Eval,
+}
+
+impl Count {
+    /// The one that a key names.
+    #[inline]
+    pub(crate) fn of(key: &[u8]) -> Option<Self> {
+        match key {
+            b"load_duration" => Some(Self::Load),
+            b"prompt_eval_count" => Some(Self::PromptTokens),
+            b"eval_count" => Some(Self::Tokens),
+            b"eval_duration" => Some(Self::Eval),
+            _ => None,
+        }
+    }
+}
+
+impl Stats {
+    /// Takes in what JSON text says of one, if that is a whole number.
+    pub(crate) fn note(&mut self, count: Count, value: &[u8]) {
+        let number = whole_number(value);
+        match count {
+            Count::Load => self.load = number.map(Duration::from_nanos),
+            Count::PromptTokens => self.prompt_tokens = number,
+            Count::Tokens => self.tokens = number,
+            Count::Eval => self.eval = number.map(Duration::from_nanos),
+        }
+    }
 }
 
 impl Frames {

@@ -5,13 +5,11 @@
 //!
 //! Invariant: what was given back, joined, is what came in up to a line's end, however it was cut into chunks.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
 
-use crate::frames::{End, FRAME_MAX, Stats, TooLong, without_odd_line_ends};
-use crate::json::members::{self, whole_number};
+use crate::frames::{Count, End, FRAME_MAX, Stats, TooLong, without_odd_line_ends};
+use crate::json::members;
 
 #[cfg(test)]
 mod tests;
@@ -133,28 +131,35 @@ struct Tail<'a> {
     stats: Stats,
 }
 
-/// The keys that are looked at, each a bit.
-const DONE: u8 = 1;
-const ERROR: u8 = 2;
-const STATUS: u8 = 4;
-const LOAD: u8 = 8;
-const PROMPT: u8 = 16;
-const TOKENS: u8 = 32;
-const EVAL: u8 = 64;
+/// A key that is looked at.
+#[derive(Clone, Copy)]
+enum Key {
+    Done,
+    Error,
+    Status,
+    Count(Count),
+}
 
-/// Those that say how a stream ended.
-const END: u8 = DONE | ERROR | STATUS;
+/// The bits of those that say how a stream ended.
+const ENDS: u8 = Key::Done.bit() | Key::Error.bit() | Key::Status.bit();
 
-fn key(name: &[u8]) -> u8 {
-    match name {
-        b"done" => DONE,
-        b"error" => ERROR,
-        b"status" => STATUS,
-        b"load_duration" => LOAD,
-        b"prompt_eval_count" => PROMPT,
-        b"eval_count" => TOKENS,
-        b"eval_duration" => EVAL,
-        _ => 0,
+impl Key {
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"done" => Some(Self::Done),
+            b"error" => Some(Self::Error),
+            b"status" => Some(Self::Status),
+            _ => Count::of(name).map(Self::Count),
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Done => 1,
+            Self::Error => 1 << 1,
+            Self::Status => 1 << 2,
+            Self::Count(count) => 1 << 3 << count as u8,
+        }
     }
 }
 
@@ -163,31 +168,28 @@ impl<'a> Tail<'a> {
     fn read(line: &'a [u8]) -> Self {
         let (mut tail, mut seen, mut twice) = (Self::default(), 0, 0);
         let walked = members::walk(line, |name, start| {
-            let key = key(name);
             let end = members::value_end(line, start)?;
-            twice |= seen & key;
-            seen |= key;
-            tail.note(key, &line[start..end]);
+            if let Some(key) = Key::of(name) {
+                twice |= seen & key.bit();
+                seen |= key.bit();
+                tail.note(key, &line[start..end]);
+            }
             Some(end)
         });
-        if walked.is_none() || twice & END != 0 {
+        if walked.is_none() || twice & ENDS != 0 {
             return Self::default();
         }
         // A count given twice says nothing, yet the stream ended as well as it did.
         if twice == 0 { tail } else { Self { stats: Stats::default(), ..tail } }
     }
 
-    fn note(&mut self, key: u8, value: &'a [u8]) {
+    fn note(&mut self, key: Key, value: &'a [u8]) {
         let said = || (value != b"null").then_some(value);
         match key {
-            DONE => self.done = said(),
-            ERROR => self.error = said(),
-            STATUS => self.status = said(),
-            LOAD => self.stats.load = whole_number(value).map(Duration::from_nanos),
-            PROMPT => self.stats.prompt_tokens = whole_number(value),
-            TOKENS => self.stats.tokens = whole_number(value),
-            EVAL => self.stats.eval = whole_number(value).map(Duration::from_nanos),
-            _ => {}
+            Key::Done => self.done = said(),
+            Key::Error => self.error = said(),
+            Key::Status => self.status = said(),
+            Key::Count(count) => self.stats.note(count, value),
         }
     }
 }

@@ -134,8 +134,7 @@ fn here(gate: &Gate, holder: &Holder, cause: Cause<'_>) -> Result<(Bill, Option<
     };
     let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0, unknown: 0 };
     if let Some((prompt, estimate)) = estimate(holder, cause) {
-        let streams = cause.call.is_some_and(|call| call.stream == Stream::Yes);
-        (bill.prompt, bill.unknown) = (prompt, if streams { prompt } else { estimate });
+        bill.expects(cause, (prompt, estimate));
         bill.tokens = Tokens::Here(terms.budget.reserve(&holder.subject, estimate)?);
     }
     Ok((bill, permit.standing().cloned()))
@@ -179,8 +178,7 @@ async fn shared(
     }
     let mut bill = Bill { _hold: hold, tokens: Tokens::Uncounted, prompt: 0, unknown: 0 };
     if let Some((prompt, estimate)) = estimate(holder, cause) {
-        let streams = cause.call.is_some_and(|call| call.stream == Stream::Yes);
-        (bill.prompt, bill.unknown) = (prompt, if streams { prompt } else { estimate });
+        bill.expects(cause, (prompt, estimate));
         let mut shared = Shared { cluster: cluster.clone(), subject: *subject, passages: Vec::new() };
         for limit in terms.budget.token_limits() {
             shared.passages.push(visit.take(subject, Budget::TOKENS, limit, estimate).await?);
@@ -198,6 +196,12 @@ fn estimate(holder: &Holder, cause: Cause<'_>) -> Option<(u64, u64)> {
 }
 
 impl Bill {
+    /// Notes what its request is guessed to cost: the prompt, and the whole.
+    fn expects(&mut self, cause: Cause<'_>, (prompt, whole): (u64, u64)) {
+        let streams = cause.call.is_some_and(|call| call.stream == Stream::Yes);
+        (self.prompt, self.unknown) = (prompt, if streams { prompt } else { whole });
+    }
+
     /// Settles it by what was done.
     pub(crate) fn settle(self, done: Done) {
         let used = match done {

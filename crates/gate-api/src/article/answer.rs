@@ -1,14 +1,12 @@
 //! Ollama's answer to the article's request: one pass over its bytes that keeps `response` and skips the rest.
 //!
 //! Invariant: what is answered is strict JSON, and its text is what Ollama's answer means.
-#![expect(clippy::inline_always, reason = "tokens are short: a call for each costs more than reading it")]
 
-use crate::frames::Stats;
-use crate::json::members::{decoded, value_end, walk, whole_number};
+use crate::frames::{Count, Stats};
+use crate::json::members::{decoded, value_end, walk};
 use crate::json::tokens::{Form, string_end, word_end};
 use crate::json::write_text;
 use std::borrow::Cow;
-use std::time::Duration;
 
 /// The key of Ollama's text.
 const RESPONSE: &[u8] = b"response";
@@ -27,54 +25,20 @@ pub fn answer_body(upstream: &[u8]) -> Option<(Vec<u8>, Stats)> {
     Some((out, stats))
 }
 
-/// What a key is looked at for.
-enum Key {
-    Response,
-    Load,
-    PromptTokens,
-    Tokens,
-    Eval,
-    Other,
-}
-
-impl Key {
-    #[inline(always)]
-    fn of(name: &[u8]) -> Self {
-        match name {
-            RESPONSE => Self::Response,
-            b"load_duration" => Self::Load,
-            b"prompt_eval_count" => Self::PromptTokens,
-            b"eval_count" => Self::Tokens,
-            b"eval_duration" => Self::Eval,
-            _ => Self::Other,
-        }
-    }
-
-    /// Takes the value into the account, if it is a whole number.
-    fn note(&self, value: &[u8], stats: &mut Stats) {
-        match self {
-            Self::Response | Self::Other => {}
-            Self::Load => stats.load = whole_number(value).map(Duration::from_nanos),
-            Self::PromptTokens => stats.prompt_tokens = whole_number(value),
-            Self::Tokens => stats.tokens = whole_number(value),
-            Self::Eval => stats.eval = whole_number(value).map(Duration::from_nanos),
-        }
-    }
-}
-
 /// The last `response` of the object that is the whole document, as the article's server writes it.
 fn response(document: &[u8]) -> Option<(Cow<'_, [u8]>, Stats)> {
     let mut found = None;
     let mut stats = Stats::default();
     walk(document, |name, start| {
-        let key = Key::of(name);
-        if let Key::Response = key {
+        if name == RESPONSE {
             let (response, end) = text_or_null(document, start)?;
             found = Some(response);
             return Some(end);
         }
         let end = value_end(document, start)?;
-        key.note(&document[start..end], &mut stats);
+        if let Some(count) = Count::of(name) {
+            stats.note(count, &document[start..end]);
+        }
         Some(end)
     })?;
     Some((found?, stats))
